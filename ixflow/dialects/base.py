@@ -1,0 +1,315 @@
+"""What every database must be able to tell and do; one subclass a database, facts first.
+
+A dialect never decides what to do, it knows how: quoting, the catalogue, the type map of both
+edges (source to Arrow, Arrow to target), reading to Arrow, and loading inside the caller's
+transaction. Writing methods take a SQLAlchemy connection that is in a transaction and never commit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import pyarrow as pa
+import sqlalchemy as sa
+
+from ixflow.errors import TableNotFound, UnsupportedType, ValidationError
+from ixflow.values import Column, TableName
+
+__all__ = ["Dialect", "MergeCounts", "Reader", "SourceFacts", "run"]
+
+
+def run(conn: sa.Connection, sql: str) -> sa.CursorResult[Any]:
+    """Run SQL exactly as it is written: no ``:name`` and no ``%`` in it means anything."""
+    return conn.exec_driver_sql(sql, execution_options={"no_parameters": True})
+
+
+@dataclass(frozen=True, slots=True)
+class MergeCounts:
+    """How many rows a merge inserted, changed, and found equal already."""
+
+    inserted: int
+    updated: int
+    unchanged: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """What the statistics say about a table, without reading it.
+
+    ``rows`` is an estimate (-1: unknown), ``size_bytes`` the stored size, ``pages`` the number of
+    physical pages where the database has them. ``max_connections``/``active_connections`` are the
+    server's; 1/0 where there is no server.
+    """
+
+    rows: int
+    size_bytes: int
+    pages: int | None = None
+    max_connections: int = 1
+    active_connections: int = 0
+
+
+class Reader(Protocol):
+    """One open connection that reads queries to Arrow, all in one snapshot of its own or shared."""
+
+    def read(self, sql: str, columns: Sequence[Column]) -> pa.RecordBatchReader:
+        """Run a query made by `Dialect.select` and stream its rows with the columns' types."""
+        ...
+
+
+class Dialect(ABC):
+    """One kind of database."""
+
+    name: ClassVar[str]
+    """SQLAlchemy's name of the dialect, also the ``source_type`` of an intent."""
+    kind: ClassVar[str]
+    """The name of Dagster's kind icon."""
+    driver: ClassVar[str]
+    """The driver name of every URL this dialect makes."""
+    default_port: ClassVar[int | None] = None
+    max_identifier: ClassVar[int] = 63
+    """Longest identifier, in bytes."""
+    quotes: ClassVar[tuple[str, str]] = ('"', '"')
+    shares_snapshot: ClassVar[bool] = False
+    """Several connections can read one exported snapshot."""
+    moves_tables: ClassVar[bool] = False
+    """A table can change its schema within a transaction, without copying."""
+    adds_keys: ClassVar[bool] = True
+    """A primary key can be added to a table that has rows."""
+    temporary_schema: ClassVar[str | None] = None
+    """Where temporary tables live."""
+    renames_indexed: ClassVar[bool] = True
+    """A table with indexes can be renamed in the transaction that made it."""
+
+    # -- names ----------------------------------------------------------------------------------
+
+    def quote(self, identifier: str) -> str:
+        """Quote one identifier, always, so that capitals and reserved words are safe."""
+        if "\x00" in identifier:
+            msg = f"the identifier {identifier!r} holds a NUL character; no database takes that"
+            raise ValidationError(msg, identifier=identifier)
+        start, end = self.quotes
+        return start + identifier.replace(end, end * 2) + end
+
+    def qualified(self, table: TableName) -> str:
+        """Quote a table name with its schema."""
+        parts = [part for part in (table.schema, table.name) if part is not None]
+        return ".".join(self.quote(part) for part in parts)
+
+    def column_list(self, names: Iterable[str]) -> str:
+        """Quote names and join them with commas."""
+        return ", ".join(self.quote(name) for name in names)
+
+    # -- connections ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def url(self, config: Mapping[str, Any]) -> sa.URL:
+        """Make the URL of a ``source_config`` (host, port, database, user, password, ...)."""
+
+    @abstractmethod
+    def engine(self, url: str | sa.URL) -> sa.Engine:
+        """Make an engine set up the way this dialect needs it."""
+
+    @abstractmethod
+    def reader(
+        self, url: sa.URL, *, snapshot: str | None = None
+    ) -> contextlib.AbstractContextManager[Reader]:
+        """Open a connection that reads one snapshot: the given one, or its own."""
+
+    @contextlib.contextmanager
+    def exported_snapshot(self, url: sa.URL) -> Iterator[str | None]:
+        """Hold a snapshot open that several readers can import; yield its id (None: cannot)."""
+        del url
+        yield None
+
+    # -- catalogue ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def exists(self, conn: sa.Connection, table: TableName) -> bool:
+        """Say whether a table or view of exactly this name is there."""
+
+    @abstractmethod
+    def read_columns(self, conn: sa.Connection, table: TableName) -> tuple[Column, ...]:
+        """Read the columns from the catalogue, in order; none if there is no such table."""
+
+    def columns(self, conn: sa.Connection, table: TableName) -> tuple[Column, ...]:
+        """Read the columns from the catalogue, in order.
+
+        Raises:
+            TableNotFound: there is no such table, or the role may not see it.
+
+        """
+        found = self.read_columns(conn, table)
+        if not found:
+            msg = (
+                f"there is no table {table} in this {self.name} database, or the role may not see "
+                f"it; names are compared exactly, capitals included"
+            )
+            raise TableNotFound(msg, table=str(table))
+        return found
+
+    @abstractmethod
+    def source_facts(self, conn: sa.Connection, table: TableName) -> SourceFacts:
+        """Read the statistics of a table."""
+
+    @abstractmethod
+    def indexes(self, conn: sa.Connection, table: TableName) -> frozenset[str]:
+        """Describe the table's indexes and unique constraints, without names and without the key.
+
+        Two tables have the same indexes exactly when these sets are equal.
+        """
+
+    @abstractmethod
+    def comment(self, conn: sa.Connection, table: TableName) -> str | None:
+        """Read the table's comment."""
+
+    @abstractmethod
+    def set_comment(self, conn: sa.Connection, table: TableName, comment: str | None) -> None:
+        """Set the table's comment."""
+
+    # -- types ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def sql_type(self, type_: pa.DataType) -> str:
+        """Name the column type that holds every value of an Arrow type.
+
+        Raises:
+            UnsupportedType: no column type holds it exactly.
+
+        """
+
+    def no_sql_type(self, type_: pa.DataType) -> UnsupportedType:
+        """Make the error for an Arrow type without a column type."""
+        msg = f"{self.name} has no column type that holds Arrow's {type_} exactly; cast it first"
+        return UnsupportedType(msg, type=str(type_), database=self.name)
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def select(
+        self, table: TableName, columns: Sequence[Column], where: str | None = None
+    ) -> str:
+        """Write the query that reads these columns, each in a form that Arrow holds exactly."""
+        items = ", ".join(self.select_item(column) for column in columns) or "NULL"
+        query = f"SELECT {items} FROM {self.qualified(table)}"  # noqa: S608 - all quoted
+        return f"{query} WHERE {where}" if where else query
+
+    def select_item(self, column: Column) -> str:
+        """Write one column of a select list; text where Arrow has no exact type."""
+        quoted = self.quote(column.name)
+        return f"CAST({quoted} AS {self.text_type()}) AS {quoted}" if column.as_text else quoted
+
+    def text_type(self) -> str:
+        """Name the unbounded text type."""
+        return "text"
+
+    # -- writing (in the caller's transaction) --------------------------------------------------
+
+    @abstractmethod
+    def create_schema(self, conn: sa.Connection, schema: str) -> None:
+        """Create the schema unless it is there; needs no right to create when it is."""
+
+    def create_table(
+        self,
+        conn: sa.Connection,
+        table: TableName,
+        columns: Sequence[Column],
+        *,
+        temporary: bool = False,
+    ) -> None:
+        """Create a table with these columns and their primary key."""
+        lines = [
+            f"{self.quote(c.name)} {c.sql_type}{'' if c.nullable else ' NOT NULL'}" for c in columns
+        ]
+        key = sorted((c for c in columns if c.key_position), key=lambda c: c.key_position or 0)
+        if key:
+            lines.append(f"PRIMARY KEY ({self.column_list(c.name for c in key)})")
+        kind = "TEMPORARY TABLE" if temporary else "TABLE"
+        run(conn, f"CREATE {kind} {self.qualified(table)} ({', '.join(lines)})")
+
+    def drop_table(self, conn: sa.Connection, table: TableName) -> None:
+        """Drop a table that must be there and that nothing may depend on."""
+        run(conn, f"DROP TABLE {self.qualified(table)}")
+
+    @abstractmethod
+    def load(
+        self,
+        conn: sa.Connection,
+        table: TableName,
+        columns: Sequence[Column],
+        reader: pa.RecordBatchReader,
+    ) -> int:
+        """Append the reader's rows, whose schema is exactly the columns' types; count them.
+
+        Columns of the table that are not named get their defaults.
+        """
+
+    @abstractmethod
+    def merge(
+        self,
+        conn: sa.Connection,
+        source: TableName,
+        target: TableName,
+        columns: Sequence[Column],
+        key: Sequence[str],
+    ) -> MergeCounts:
+        """Upsert the rows of one table into another by key.
+
+        Of several source rows with one key the last loaded wins; a row that would not change is
+        not written.
+        """
+
+    @abstractmethod
+    def swap(
+        self,
+        conn: sa.Connection,
+        moves: Sequence[tuple[TableName, TableName]],
+        *,
+        drops: Sequence[TableName] = (),
+        timeout_seconds: float = 60,
+    ) -> None:
+        """Put each new table in the place of the old one, and drop some, all in one step.
+
+        ``moves`` are pairs (new, place); the place may be empty. Everything that hangs on the old
+        tables is kept. Runs in the caller's transaction, which alone makes it visible.
+
+        Raises:
+            ReplacementRefused: something would be lost; nothing was touched.
+            LockNotAvailable: other sessions held the tables for longer than the timeout.
+
+        """
+
+    @abstractmethod
+    def publish(
+        self,
+        conn: sa.Connection,
+        *,
+        transaction: str,
+        schema: str,
+        tables: Sequence[str],
+        drops: Sequence[str] = (),
+        timeout_seconds: float = 60,
+    ) -> None:
+        """Let tables of a transaction schema appear in the published schema, all at once.
+
+        ``drops`` are published tables that disappear with it. Runs in the caller's transaction.
+        """
+
+    @abstractmethod
+    def drop_schema(self, conn: sa.Connection, schema: str) -> None:
+        """Drop a transaction schema with the tables in it that are not published, if it is there.
+
+        What a published table still needs stays.
+        """
+
+    @abstractmethod
+    def tables_in(self, conn: sa.Connection, schema: str) -> tuple[str, ...]:
+        """List the names of tables and views of a schema; empty when there is no such schema."""
+
+    @contextlib.contextmanager
+    def advisory_lock(self, conn: sa.Connection, name: str) -> Iterator[None]:
+        """Hold a named lock until the transaction ends, where there can be other processes."""
+        del conn, name
+        yield

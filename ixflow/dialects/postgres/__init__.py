@@ -1,0 +1,7 @@
+"""PostgreSQL: facts and statements, its type map, binary COPY, the ADBC reader, the swap."""
+
+from __future__ import annotations
+
+from ixflow.dialects.postgres.dialect import PostgresDialect
+
+__all__ = ["PostgresDialect"]

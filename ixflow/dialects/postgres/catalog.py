@@ -1,0 +1,113 @@
+"""Questions to PostgreSQL's catalogue: names, columns, keys, statistics."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from ixflow.dialects.base import SourceFacts
+from ixflow.dialects.postgres.types import arrow_type
+from ixflow.values import Column
+
+__all__ = ["columns", "indexes", "literal", "regclass", "source_facts", "tables_in"]
+
+_COLUMNS = sa.text("""
+    WITH RECURSIVE base AS (
+        SELECT a.attnum, a.attname, a.attnotnull, a.atttypid AS type, a.atttypmod AS typmod
+        FROM pg_attribute a
+        WHERE a.attrelid = to_regclass(:name) AND a.attnum > 0 AND NOT a.attisdropped
+        UNION ALL
+        SELECT b.attnum, b.attname, b.attnotnull OR t.typnotnull, t.typbasetype, t.typtypmod
+        FROM base b JOIN pg_type t ON t.oid = b.type AND t.typtype = 'd'
+    )
+    SELECT b.attname, format_type(b.type, b.typmod), b.attnotnull, k.position
+    FROM base b
+    JOIN pg_type t ON t.oid = b.type AND t.typtype <> 'd'
+    LEFT JOIN (
+        SELECT k.attnum, k.position
+        FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY k (attnum, position)
+        WHERE i.indrelid = to_regclass(:name) AND i.indisprimary
+    ) k ON k.attnum = b.attnum
+    ORDER BY b.attnum
+""")
+
+# Partitions count for their parent; reltuples is -1 until the first ANALYZE.
+_FACTS = sa.text("""
+    WITH RECURSIVE parts AS (
+        SELECT to_regclass(:name)::oid AS oid
+        UNION ALL
+        SELECT i.inhrelid FROM pg_inherits i JOIN parts p ON i.inhparent = p.oid
+    ), leaves AS (
+        SELECT c.oid, c.reltuples, c.relpages, pg_relation_size(c.oid) AS heap,
+               pg_table_size(c.oid) AS bytes
+        FROM parts p JOIN pg_class c ON c.oid = p.oid WHERE c.relkind IN ('r', 'm')
+    )
+    SELECT coalesce(sum(CASE
+               WHEN reltuples < 0 THEN heap / 100
+               WHEN relpages > 0 THEN reltuples / relpages * heap / :block
+               ELSE reltuples END), -1)::bigint,
+           coalesce(sum(bytes), 0)::bigint,
+           (coalesce(sum(heap), 0) / :block)::bigint,
+           current_setting('max_connections')::int,
+           (SELECT count(*) FROM pg_stat_activity WHERE state IS NOT NULL)::int
+    FROM leaves
+""")
+
+
+# pg_get_indexdef starts with the names of index and table; what follows is what the index is.
+_INDEXES = sa.text("""
+    SELECT CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END || substr(
+        pg_get_indexdef(i.indexrelid),
+        length(format('CREATE %sINDEX %I ON %I.%I ',
+                      CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END,
+                      x.relname,
+                      CASE WHEN n.oid = pg_my_temp_schema() THEN 'pg_temp' ELSE n.nspname END,
+                      c.relname)) + 1)
+    FROM pg_index i
+    JOIN pg_class x ON x.oid = i.indexrelid
+    JOIN pg_class c ON c.oid = i.indrelid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE i.indrelid = to_regclass(:name) AND NOT i.indisprimary
+""")
+
+
+def indexes(conn: sa.Connection, qualified: str) -> frozenset[str]:
+    """Describe indexes and unique constraints of a quoted name, without their names."""
+    return frozenset(conn.execute(_INDEXES, {"name": qualified}).scalars())
+
+
+def regclass(conn: sa.Connection, qualified: str) -> int | None:
+    """Give the oid of a quoted name, searched through search_path; None: no such relation."""
+    query = sa.text("SELECT to_regclass(:name)::oid::bigint")
+    found = conn.execute(query, {"name": qualified}).scalar_one()
+    return None if found is None else int(found)
+
+
+def columns(conn: sa.Connection, qualified: str) -> tuple[Column, ...]:
+    """Read the columns of a quoted name; domains appear as the type they are made from."""
+    found = []
+    for name, sql_type, not_null, position in conn.execute(_COLUMNS, {"name": qualified}):
+        type_, as_text = arrow_type(sql_type)
+        found.append(Column(name, sql_type, type_, not not_null, as_text, position))
+    return tuple(found)
+
+
+def source_facts(conn: sa.Connection, qualified: str) -> SourceFacts:
+    """Read the statistics; a table that was never analysed is estimated from its size."""
+    block = conn.execute(sa.text("SELECT current_setting('block_size')::int")).scalar_one()
+    row = conn.execute(_FACTS, {"name": qualified, "block": block}).one()
+    return SourceFacts(row[0], row[1], row[2], row[3], row[4])
+
+
+def tables_in(conn: sa.Connection, schema: str) -> tuple[str, ...]:
+    """List tables, partitioned tables, views and materialized views of a schema."""
+    query = sa.text("""
+        SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = :schema AND c.relkind IN ('r', 'p', 'v', 'm') ORDER BY 1
+    """)
+    return tuple(conn.execute(query, {"schema": schema}).scalars())
+
+
+def literal(text: str) -> str:
+    """Write a string literal that means the same under every server setting."""
+    escaped = text.replace("\\", "\\\\").replace("'", "''")
+    return f"E'{escaped}'" if "\\" in text else f"'{escaped}'"

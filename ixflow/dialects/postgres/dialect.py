@@ -1,0 +1,171 @@
+"""PostgreSQL: its facts, and the statements behind every method of `Dialect`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import sqlalchemy as sa
+
+from ixflow.dialects.base import Dialect, MergeCounts, SourceFacts, run
+from ixflow.dialects.config import server_url
+from ixflow.dialects.postgres import catalog, swap, types
+from ixflow.dialects.postgres.load import load
+from ixflow.dialects.postgres.merge import merge
+from ixflow.dialects.postgres.reader import PostgresReader, exported_snapshot, open_reader
+from ixflow.values import Column, TableName
+
+__all__ = ["PostgresDialect"]
+
+
+class PostgresDialect(Dialect):
+    """PostgreSQL 12 and newer, through psycopg 3 (or psycopg2) and ADBC."""
+
+    name = "postgresql"
+    kind = "postgres"
+    driver = "postgresql+psycopg"
+    default_port = 5432
+    shares_snapshot = True
+    moves_tables = True
+    temporary_schema = "pg_temp"
+
+    def url(self, config: Mapping[str, Any]) -> sa.URL:
+        """Make the URL of a ``source_config``."""
+        return server_url(config, driver=self.driver, default_port=5432)
+
+    def engine(self, url: str | sa.URL) -> sa.Engine:
+        """Make an engine; a URL without a driver gets psycopg 3."""
+        made = sa.make_url(url)
+        if "+" not in made.drivername:
+            made = made.set(drivername=self.driver)
+        return sa.create_engine(made, pool_pre_ping=True)
+
+    @contextlib.contextmanager
+    def reader(self, url: sa.URL, *, snapshot: str | None = None) -> Iterator[PostgresReader]:
+        """Open an ADBC connection that reads one snapshot."""
+        with open_reader(url, snapshot=snapshot) as reader:
+            yield reader
+
+    @contextlib.contextmanager
+    def exported_snapshot(self, url: sa.URL) -> Iterator[str | None]:
+        """Hold a transaction open whose snapshot other connections can import."""
+        engine = self.engine(url)
+        try:
+            with exported_snapshot(engine) as snapshot:
+                yield snapshot
+        finally:
+            engine.dispose()
+
+    def exists(self, conn: sa.Connection, table: TableName) -> bool:
+        """Say whether a table or view of exactly this name is there."""
+        return catalog.regclass(conn, self.qualified(table)) is not None
+
+    def read_columns(self, conn: sa.Connection, table: TableName) -> tuple[Column, ...]:
+        """Read the columns from the catalogue, in order; none if there is no such table."""
+        return catalog.columns(conn, self.qualified(table))
+
+    def source_facts(self, conn: sa.Connection, table: TableName) -> SourceFacts:
+        """Read the statistics of a table, its partitions included."""
+        return catalog.source_facts(conn, self.qualified(table))
+
+    def indexes(self, conn: sa.Connection, table: TableName) -> frozenset[str]:
+        """Describe the indexes by what follows the table's name in their definitions."""
+        return catalog.indexes(conn, self.qualified(table))
+
+    def comment(self, conn: sa.Connection, table: TableName) -> str | None:
+        """Read the table's comment."""
+        query = sa.text("SELECT obj_description(to_regclass(:name), 'pg_class')")
+        found = conn.execute(query, {"name": self.qualified(table)}).scalar_one()
+        return None if found is None else str(found)
+
+    def set_comment(self, conn: sa.Connection, table: TableName, comment: str | None) -> None:
+        """Set the table's comment."""
+        literal = "NULL" if comment is None else catalog.literal(comment)
+        run(conn, f"COMMENT ON TABLE {self.qualified(table)} IS {literal}")
+
+    def sql_type(self, type_: pa.DataType) -> str:
+        """Name the column type that holds every value of an Arrow type."""
+        found = types.sql_type(type_)
+        if found is None:
+            raise self.no_sql_type(type_)
+        return found
+
+    def select_item(self, column: Column) -> str:
+        """Write one column of a select list, by a cast where ADBC would not be exact."""
+        base = types.base_type(column.sql_type)
+        cast = "text" if column.as_text else types.READ_AS.get(base)
+        quoted = self.quote(column.name)
+        return f"{quoted}::{cast} AS {quoted}" if cast else quoted
+
+    def create_schema(self, conn: sa.Connection, schema: str) -> None:
+        """Create the schema unless it is there; needs no right to create when it is."""
+        query = sa.text("SELECT 1 FROM pg_namespace WHERE nspname = :name")
+        if conn.execute(query, {"name": schema}).first() is None:
+            run(conn, f"CREATE SCHEMA IF NOT EXISTS {self.quote(schema)}")
+
+    def load(
+        self,
+        conn: sa.Connection,
+        table: TableName,
+        columns: Sequence[Column],
+        reader: pa.RecordBatchReader,
+    ) -> int:
+        """Append the reader's rows by binary COPY; types it does not write go through text."""
+        return load(self, conn, table, columns, reader)
+
+    def merge(
+        self,
+        conn: sa.Connection,
+        source: TableName,
+        target: TableName,
+        columns: Sequence[Column],
+        key: Sequence[str],
+    ) -> MergeCounts:
+        """Upsert with ON CONFLICT; rows that would not change are not written."""
+        return merge(self, conn, source, target, columns, key)
+
+    def swap(
+        self,
+        conn: sa.Connection,
+        moves: Sequence[tuple[TableName, TableName]],
+        *,
+        drops: Sequence[TableName] = (),
+        timeout_seconds: float = 60,
+    ) -> None:
+        """Replace tables, keeping grants, owner, comments and dependent views."""
+        swap.swap(self, conn, moves, drops=drops, timeout_seconds=timeout_seconds)
+
+    def publish(
+        self,
+        conn: sa.Connection,
+        *,
+        transaction: str,
+        schema: str,
+        tables: Sequence[str],
+        drops: Sequence[str] = (),
+        timeout_seconds: float = 60,
+    ) -> None:
+        """Move the tables from the transaction schema into the published one."""
+        moves = [(TableName(name, transaction), TableName(name, schema)) for name in tables]
+        gone = [TableName(name, schema) for name in drops]
+        self.create_schema(conn, schema)
+        self.swap(conn, moves, drops=gone, timeout_seconds=timeout_seconds)
+
+    def drop_schema(self, conn: sa.Connection, schema: str) -> None:
+        """Drop a transaction schema with everything in it, if it is there."""
+        run(conn, f"DROP SCHEMA IF EXISTS {self.quote(schema)} CASCADE")
+
+    def tables_in(self, conn: sa.Connection, schema: str) -> tuple[str, ...]:
+        """List the names of tables and views of a schema."""
+        return catalog.tables_in(conn, schema)
+
+    @contextlib.contextmanager
+    def advisory_lock(self, conn: sa.Connection, name: str) -> Iterator[None]:
+        """Hold a transaction-level advisory lock, keyed by the name's hash."""
+        digest = hashlib.sha256(f"ixflow:{name}".encode()).digest()
+        key = int.from_bytes(digest[:8], "big", signed=True)
+        conn.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+        yield

@@ -1,0 +1,130 @@
+"""Loading Arrow into PostgreSQL in the caller's transaction, by binary COPY."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import sqlalchemy as sa
+
+from ixflow.dialects.base import run
+from ixflow.dialects.postgres.copy import copy_stream
+from ixflow.dialects.postgres.types import COPIED, base_type
+from ixflow.errors import UnsupportedDatabase
+from ixflow.values import Column, TableName
+
+if TYPE_CHECKING:
+    from ixflow.dialects.postgres.dialect import PostgresDialect
+
+__all__ = ["load"]
+
+
+def load(
+    dialect: PostgresDialect,
+    conn: sa.Connection,
+    table: TableName,
+    columns: Sequence[Column],
+    reader: pa.RecordBatchReader,
+) -> int:
+    """Append the reader's rows; columns whose binary form we do not write are cast from text."""
+    if all(_is_copied(column) for column in columns):
+        return _copy(conn, dialect.qualified(table), columns, reader, dialect)
+    stage = TableName(f"_ixflow_text_{uuid.uuid4().hex}", "pg_temp")
+    staged = [c if _is_copied(c) else replace(c, sql_type="text") for c in columns]
+    bare = [replace(c, nullable=True, key_position=None) for c in staged]
+    lines = ", ".join(f"{dialect.quote(c.name)} {c.sql_type}" for c in bare)
+    run(conn, f"CREATE TEMPORARY TABLE {dialect.quote(stage.name)} ({lines}) ON COMMIT DROP")
+    rows = _copy(conn, dialect.qualified(stage), staged, reader, dialect)
+    names = dialect.column_list(c.name for c in columns)
+    values = ", ".join(
+        dialect.quote(c.name) if _is_copied(c) else f"{dialect.quote(c.name)}::{c.sql_type}"
+        for c in columns
+    )
+    # In the order of loading, so that the last of two rows with one key stays the last.
+    run(
+        conn,
+        f"INSERT INTO {dialect.qualified(table)} ({names}) "
+        f"SELECT {values} FROM {dialect.qualified(stage)} ORDER BY ctid",
+    )
+    dialect.drop_table(conn, stage)
+    return rows
+
+
+def _is_copied(column: Column) -> bool:
+    return not column.as_text and base_type(column.sql_type) in COPIED
+
+
+def _copy(
+    conn: sa.Connection,
+    qualified: str,
+    columns: Sequence[Column],
+    reader: pa.RecordBatchReader,
+    dialect: PostgresDialect,
+) -> int:
+    names = dialect.column_list(c.name for c in columns)
+    statement = f"COPY {qualified} ({names}) FROM STDIN (FORMAT binary)"
+    counter = _Counter(reader)
+    _send(conn, statement, copy_stream(iter(counter), columns))
+    return counter.rows
+
+
+class _Counter:
+    """The reader's batches, counting their rows as they pass."""
+
+    def __init__(self, reader: pa.RecordBatchReader) -> None:
+        self._reader = reader
+        self.rows = 0
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        for batch in self._reader:
+            self.rows += batch.num_rows
+            yield batch
+
+
+def _send(conn: sa.Connection, statement: str, pieces: Iterable[bytes]) -> None:
+    driver: Any = conn.connection.driver_connection
+    if conn.dialect.driver == "psycopg":
+        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+            for piece in pieces:
+                copy.write(piece)
+    elif conn.dialect.driver == "psycopg2":
+        source = _PieceFile(pieces)
+        with driver.cursor() as cursor:
+            try:
+                cursor.copy_expert(statement, source, size=1 << 20)
+            except Exception:
+                if source.error is not None:
+                    raise source.error from None
+                raise
+    else:
+        msg = (
+            f"the driver {conn.dialect.driver} cannot COPY inside the transaction; "
+            f"use postgresql+psycopg or postgresql+psycopg2"
+        )
+        raise UnsupportedDatabase(msg, driver=conn.dialect.driver)
+
+
+class _PieceFile:
+    """An iterable of byte pieces as the file psycopg2 reads; remembers what the source raised."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = b""
+        self.error: BaseException | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        while not self._rest:
+            try:
+                self._rest = next(self._pieces)
+            except StopIteration:
+                return b""
+            except BaseException as error:
+                # psycopg2 turns it into QueryCanceled without a cause.
+                self.error = error
+                raise
+        piece = self._rest if size < 0 else self._rest[:size]
+        self._rest = b"" if size < 0 else self._rest[size:]
+        return piece

@@ -1,0 +1,163 @@
+"""Putting tables in the place of others on PostgreSQL, in one transaction, under short locks.
+
+Everything happens in a savepoint of the caller's transaction: take the locks (dependent views
+first, then the tables, as every reader does), note what hangs on the old tables, drop views and
+tables, move the new tables in, put back what was noted. A lock that is not free within
+`_LOCK_WAIT` releases all of them and the whole savepoint is tried again, so that no reader ever
+queues behind a queued swap for longer than that, and none is ever the victim of a deadlock (the
+server looks for deadlocks after one second).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from ixflow.dialects.base import run
+from ixflow.dialects.postgres.attachments import (
+    Attachments,
+    attachments,
+    refuse_unkeepable,
+    restore,
+)
+from ixflow.dialects.postgres.catalog import regclass
+from ixflow.dialects.postgres.views import DependentView, dependent_views, recreate
+from ixflow.errors import LockNotAvailable, ReplacementRefused
+from ixflow.values import TableName
+
+if TYPE_CHECKING:
+    from ixflow.dialects.postgres.dialect import PostgresDialect
+
+__all__ = ["swap"]
+
+_LOCK_WAIT = "400ms"
+_PAUSE_SECONDS = 0.1
+_LOCK_NOT_AVAILABLE = "55P03"
+_DEADLOCK = "40P01"
+_DEPENDENT_OBJECTS = "2BP01"
+_NO_PRIVILEGE = "42501"
+
+
+def swap(
+    dialect: PostgresDialect,
+    conn: sa.Connection,
+    moves: Sequence[tuple[TableName, TableName]],
+    *,
+    drops: Sequence[TableName] = (),
+    timeout_seconds: float = 60,
+) -> None:
+    """Replace tables, keeping grants, owner, comments and dependent views of each."""
+    deadline = time.monotonic() + timeout_seconds
+    old_timeout = str(conn.execute(sa.text("SHOW lock_timeout")).scalar_one())
+    while True:
+        try:
+            with conn.begin_nested():
+                run(conn, f"SET LOCAL lock_timeout = '{_LOCK_WAIT}'")
+                _swap_once(dialect, conn, moves, drops)
+                run(conn, f"SET LOCAL lock_timeout = '{old_timeout}'")
+        except sa.exc.DBAPIError as error:
+            _raise_unless_locked(error, conn, moves, drops, deadline, timeout_seconds)
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return
+
+
+def _raise_unless_locked(
+    error: sa.exc.DBAPIError,
+    conn: sa.Connection,
+    moves: Sequence[tuple[TableName, TableName]],
+    drops: Sequence[TableName],
+    deadline: float,
+    timeout_seconds: float,
+) -> None:
+    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    names = [str(place) for _, place in moves] + [str(gone) for gone in drops]
+    if state in (_DEPENDENT_OBJECTS, _NO_PRIVILEGE):
+        msg = f"{', '.join(names)} cannot be replaced without loss: {error.orig}"
+        raise ReplacementRefused(msg, tables=names) from error
+    if state not in (_LOCK_NOT_AVAILABLE, _DEADLOCK):
+        raise error
+    if time.monotonic() >= deadline:
+        blockers = _holders(conn, moves, drops)
+        msg = (
+            f"{', '.join(names)} could not be locked within {timeout_seconds:g} s; "
+            f"held by {blockers or 'sessions that have ended meanwhile'}; nothing was changed"
+        )
+        raise LockNotAvailable(msg, tables=names, blockers=blockers) from error
+
+
+def _holders(
+    conn: sa.Connection,
+    moves: Sequence[tuple[TableName, TableName]],
+    drops: Sequence[TableName],
+) -> list[str]:
+    query = sa.text("""
+        SELECT DISTINCT format('pid %s (%s, %s)', a.pid, a.usename, a.state)
+        FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_stat_activity a ON a.pid = l.pid
+        WHERE l.granted AND l.pid <> pg_backend_pid()
+          AND c.relname = ANY(:names)
+    """)
+    names = [place.name for _, place in moves] + [gone.name for gone in drops]
+    return list(conn.execute(query, {"names": names}).scalars())
+
+
+def _swap_once(
+    dialect: PostgresDialect,
+    conn: sa.Connection,
+    moves: Sequence[tuple[TableName, TableName]],
+    drops: Sequence[TableName],
+) -> None:
+    places = [place for _, place in moves]
+    oids = {place: regclass(conn, dialect.qualified(place)) for place in [*places, *drops]}
+    existing = [oid for oid in oids.values() if oid is not None]
+    views = dependent_views(conn, existing)
+    _lock(dialect, conn, views, [place for place, oid in oids.items() if oid is not None])
+    refuse_unkeepable(conn, existing, views)
+    kept = {place: attachments(conn, oid) for place, oid in oids.items() if oid is not None}
+    _drop_old(dialect, conn, views, list(kept), kept)
+    for new, place in moves:
+        _move(dialect, conn, new, place)
+        if place in kept:
+            restore(conn, dialect.qualified(place), kept[place])
+    recreate(conn, views)
+
+
+def _lock(
+    dialect: PostgresDialect,
+    conn: sa.Connection,
+    views: Sequence[DependentView],
+    tables: Sequence[TableName],
+) -> None:
+    # Materialized views cannot be named in LOCK TABLE; their DROP takes the same lock.
+    names = [view.qualified for view in reversed(views) if not view.materialized]
+    names += [dialect.qualified(table) for table in tables]
+    for name in names:
+        run(conn, f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE")
+
+
+def _drop_old(
+    dialect: PostgresDialect,
+    conn: sa.Connection,
+    views: Sequence[DependentView],
+    tables: Sequence[TableName],
+    kept: dict[TableName, Attachments],
+) -> None:
+    for view in reversed(views):
+        run(conn, f"DROP {view.kind} {view.qualified}")
+    for table in tables:
+        run(conn, f"DROP {kept[table].kind} {dialect.qualified(table)}")
+
+
+def _move(
+    dialect: PostgresDialect, conn: sa.Connection, new: TableName, place: TableName
+) -> None:
+    if new.schema != place.schema and place.schema is not None:
+        run(conn, f"ALTER TABLE {dialect.qualified(new)} SET SCHEMA {dialect.quote(place.schema)}")
+        new = TableName(new.name, place.schema)
+    if new.name != place.name:
+        run(conn, f"ALTER TABLE {dialect.qualified(new)} RENAME TO {dialect.quote(place.name)}")

@@ -1,0 +1,106 @@
+"""PostgreSQL's types and the Arrow types that hold them exactly.
+
+The spelling is `format_type`'s. What is not in the table is read as text by a cast on the server:
+ranges, intervals, inet, arrays, money, enums and the rest have no Arrow type that survives
+Parquet, pandas and polars alike.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from ixflow.dialects.types import decimal_type, split_sql_type
+
+__all__ = ["COPIED", "READ_AS", "arrow_type", "base_type", "sql_type"]
+
+EXACT: dict[str, pa.DataType] = {
+    "boolean": pa.bool_(),
+    "smallint": pa.int16(),
+    "integer": pa.int32(),
+    "bigint": pa.int64(),
+    "oid": pa.int64(),
+    "real": pa.float32(),
+    "double precision": pa.float64(),
+    "text": pa.string(),
+    "character varying": pa.string(),
+    "character": pa.string(),
+    "name": pa.string(),
+    "bytea": pa.binary(),
+    "date": pa.date32(),
+    "timestamp without time zone": pa.timestamp("us"),
+    "timestamp with time zone": pa.timestamp("us", "UTC"),
+    "time without time zone": pa.time64("us"),
+    "json": pa.string(),
+    "jsonb": pa.string(),
+    "uuid": pa.string(),
+}
+
+# Exact as text, but only after the server has written them as text.
+READ_AS = {"json": "text", "jsonb": "text", "uuid": "text", "oid": "bigint", "name": "text"}
+
+COPIED = frozenset(EXACT) - {"oid", "name"} | {"numeric"}
+"""Types whose binary COPY form ixflow writes itself; the server casts all others from text."""
+
+_FROM_ARROW: tuple[tuple[pa.DataType, str], ...] = (
+    (pa.bool_(), "boolean"),
+    (pa.int8(), "smallint"),
+    (pa.int16(), "smallint"),
+    (pa.uint8(), "smallint"),
+    (pa.int32(), "integer"),
+    (pa.uint16(), "integer"),
+    (pa.int64(), "bigint"),
+    (pa.uint32(), "bigint"),
+    (pa.uint64(), "numeric(20,0)"),
+    (pa.float16(), "real"),
+    (pa.float32(), "real"),
+    (pa.float64(), "double precision"),
+    (pa.date32(), "date"),
+    (pa.null(), "text"),
+)
+
+
+def base_type(type_name: str) -> str:
+    """Take the arguments out of a type name: ``numeric(12,2)`` is ``numeric``."""
+    return split_sql_type(type_name)[0]
+
+
+def arrow_type(type_name: str) -> tuple[pa.DataType, bool]:
+    """Give the Arrow type of a PostgreSQL type, and whether its values travel as text."""
+    base, args = split_sql_type(type_name)
+    if base == "numeric":
+        found = decimal_type(args)
+        return (found, False) if found is not None else (pa.string(), True)
+    if base in EXACT:
+        return EXACT[base], False
+    return pa.string(), True
+
+
+def sql_type(type_: pa.DataType) -> str | None:
+    """Give the column type that holds every value of an Arrow type; None: there is none."""
+    types = pa.types
+    for arrow, name in _FROM_ARROW:
+        if type_ == arrow:
+            return name
+    if types.is_decimal(type_):
+        return f"numeric({type_.precision},{type_.scale})" if type_.scale >= 0 else None
+    if types.is_dictionary(type_):
+        return sql_type(type_.value_type)
+    if types.is_string(type_) or types.is_large_string(type_) or types.is_string_view(type_):
+        return "text"
+    if _is_binary(type_):
+        return "bytea"
+    if types.is_timestamp(type_):
+        return f"timestamp {'without' if type_.tz is None else 'with'} time zone"
+    if types.is_time(type_):
+        return "time without time zone"
+    return "date" if types.is_date(type_) else None
+
+
+def _is_binary(type_: pa.DataType) -> bool:
+    types = pa.types
+    return bool(
+        types.is_binary(type_)
+        or types.is_large_binary(type_)
+        or types.is_binary_view(type_)
+        or types.is_fixed_size_binary(type_)
+    )

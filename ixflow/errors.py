@@ -1,0 +1,188 @@
+"""Every error that ixflow raises on purpose, grouped by what the caller can do about it.
+
+IxflowError (IxtractError)
+├── ValidationError (ValueError)     mend the call: an argument, an intent, a configuration
+│   ├── FlowError                    ... the way a flow is declared
+│   │   ├── StageError               ...... or one of its stages
+│   │   └── DuplicateNameError       ...... two things of one name
+│   ├── TableNotFound                ... the table that is named does not exist
+│   ├── UnsupportedDatabase          ... no dialect, or a package is missing for it
+│   ├── UnsupportedType              ... a column type that cannot be written from this input
+│   └── UnsupportedPlanVersion       ... a stored plan of another version
+├── DataError                        mend the data: nothing of the batch was kept
+│   ├── ValueDoesNotFit              ... one value does not fit its column
+│   └── ColumnMismatch               ... missing or surplus columns
+├── SourceUnavailable                try again later: the database cannot be reached or refuses us
+├── LockNotAvailable                 try again later: other sessions hold the table
+├── OutputNotWritable                mend the place: directory, disk, permissions
+├── ReplacementRefused               decide: something hangs on the table that would be lost
+├── NotRecommendedError              decide: the plan's verdict is NOT RECOMMENDED
+├── SnapshotUnavailable              decide: one snapshot for all workers cannot be had
+├── PlanCorruptionError              give up: a stored plan is not what was stored
+├── ExecutionError                   look at the cause: an extraction stopped, nothing published
+├── IngestError                      look at the cause: a batch was rolled back
+├── TaskError                        look at the cause: the user's task raised
+├── CacheError                       run the producing task: a stored result is missing
+└── LockError                        a stage lock was lost or is held against the rules
+
+The docstring is the default message; fields say which object is meant. No text ever holds a
+credential: whoever builds a message from a driver's words passes them through
+`ixflow.secrets.redact` first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "CacheError",
+    "ColumnMismatch",
+    "DataError",
+    "DuplicateNameError",
+    "ExecutionError",
+    "FlowError",
+    "IngestError",
+    "IxflowError",
+    "IxtractError",
+    "LockError",
+    "LockNotAvailable",
+    "NotRecommendedError",
+    "OutputNotWritable",
+    "PlanCorruptionError",
+    "ReplacementRefused",
+    "SnapshotUnavailable",
+    "SourceUnavailable",
+    "StageError",
+    "TableNotFound",
+    "TaskError",
+    "UnsupportedDatabase",
+    "UnsupportedPlanVersion",
+    "UnsupportedType",
+    "ValidationError",
+    "ValueDoesNotFit",
+]
+
+
+class IxflowError(Exception):
+    """Something went wrong in ixflow.
+
+    ``fields`` holds what the message names, for code that wants to act on it; each is also an
+    attribute: ``TableNotFound("...", table="shop.orders").table``.
+    """
+
+    def __init__(self, message: str | None = None, **fields: Any) -> None:
+        """Take the message (default: the class's own sentence) and the named fields."""
+        self.message = message or (type(self).__doc__ or "").split("\n", 1)[0]
+        self.fields = fields
+        super().__init__(self.message)
+
+    def __getattr__(self, name: str) -> Any:
+        """Give the named field."""
+        fields = self.__dict__.get("fields", {})
+        if name in fields:
+            return fields[name]
+        msg = f"{type(self).__name__} has no field {name!r}"
+        raise AttributeError(msg)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes with message and fields."""
+        return (_rebuild, (type(self), self.message, self.fields))
+
+
+def _rebuild(kind: type[IxflowError], message: str, fields: dict[str, Any]) -> IxflowError:
+    return kind(message, **fields)
+
+
+IxtractError = IxflowError
+
+
+class ValidationError(IxflowError, ValueError):
+    """An argument, an intent or a configuration is not valid."""
+
+
+class FlowError(ValidationError):
+    """The flow is not declared in a way that can run."""
+
+
+class StageError(FlowError):
+    """The stage is not declared or used in a way that can run."""
+
+
+class DuplicateNameError(FlowError):
+    """Two things that need different names have the same one."""
+
+
+class TableNotFound(ValidationError):
+    """The table does not exist, or the role may not see it."""
+
+
+class UnsupportedDatabase(ValidationError):
+    """There is no dialect for this database, or the package that speaks to it is missing."""
+
+
+class UnsupportedType(ValidationError):
+    """A column's type cannot be filled from this kind of input."""
+
+
+class UnsupportedPlanVersion(ValidationError):
+    """The stored plan has a version that this release cannot run."""
+
+
+class DataError(IxflowError):
+    """The data do not fit the table; nothing of the batch was kept."""
+
+
+class ValueDoesNotFit(DataError):
+    """A value does not fit its column."""
+
+
+class ColumnMismatch(DataError):
+    """The columns of the data are not the columns of the table."""
+
+
+class SourceUnavailable(IxflowError):
+    """The database cannot be reached, or refuses the connection."""
+
+
+class LockNotAvailable(IxflowError):
+    """Other sessions held the table for longer than the limit."""
+
+
+class OutputNotWritable(IxflowError):
+    """The output directory cannot be written."""
+
+
+class ReplacementRefused(IxflowError):
+    """The table cannot be replaced without losing something that hangs on it."""
+
+
+class NotRecommendedError(IxflowError):
+    """The plan's verdict is NOT RECOMMENDED and force is not set."""
+
+
+class SnapshotUnavailable(IxflowError):
+    """One snapshot for all workers cannot be had, and the intent requires it."""
+
+
+class PlanCorruptionError(IxflowError):
+    """The stored plan does not match its stored fingerprint."""
+
+
+class ExecutionError(IxflowError):
+    """The extraction failed; nothing was published."""
+
+
+class IngestError(IxflowError):
+    """The batch failed and was rolled back."""
+
+
+class TaskError(IxflowError):
+    """A task of the flow raised an exception."""
+
+
+class CacheError(IxflowError):
+    """A stored result is missing."""
+
+
+class LockError(IxflowError):
+    """A stage lock was lost, or is needed and not held."""

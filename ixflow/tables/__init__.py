@@ -1,0 +1,3 @@
+"""One table in one database: its definition, loading it, reading it, replacing it."""
+
+from __future__ import annotations

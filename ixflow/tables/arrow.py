@@ -1,0 +1,62 @@
+"""Anything that can become Arrow, as one stream of record batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from ixflow.errors import UnsupportedType
+
+__all__ = ["as_reader", "is_arrow_like"]
+
+
+def is_arrow_like(data: Any) -> bool:
+    """Say whether `as_reader` takes it: anything with an Arrow C stream, or a polars LazyFrame."""
+    return (
+        isinstance(data, (pa.RecordBatchReader, pa.Table, pa.RecordBatch))
+        or hasattr(data, "__arrow_c_stream__")
+        or hasattr(data, "__arrow_c_array__")
+        or hasattr(data, "collect_batches")
+    )
+
+
+def as_reader(data: Any) -> pa.RecordBatchReader:
+    """Stream pyarrow, polars, pandas, DuckDB relations and whatever else speaks Arrow.
+
+    A LazyFrame is streamed batch by batch, not collected. A pandas index is not written.
+
+    Raises:
+        UnsupportedType: the object has no Arrow stream.
+
+    >>> as_reader(pa.table({"id": [1, 2]})).read_all().num_rows
+    2
+    """
+    if isinstance(data, pa.RecordBatchReader):
+        return data
+    if isinstance(data, pa.Table):
+        return data.to_reader()
+    if isinstance(data, pa.RecordBatch):
+        return pa.RecordBatchReader.from_batches(data.schema, [data])
+    if type(data).__module__.startswith("pandas."):
+        return pa.Table.from_pandas(data, preserve_index=False).to_reader()
+    if hasattr(data, "__arrow_c_stream__"):
+        return pa.RecordBatchReader.from_stream(data)
+    if hasattr(data, "collect_batches"):
+        return _lazy_reader(data)
+    if hasattr(data, "__arrow_c_array__"):
+        batch = pa.record_batch(data)
+        return pa.RecordBatchReader.from_batches(batch.schema, [batch])
+    kind = f"{type(data).__module__}.{type(data).__qualname__}"
+    msg = f"cannot read rows from a {kind}; give a frame or table that speaks Arrow"
+    raise UnsupportedType(msg, type=kind)
+
+
+def _lazy_reader(frame: Any) -> pa.RecordBatchReader:
+    schema = frame.collect_schema().to_frame(eager=True).to_arrow().schema
+    batches = (
+        batch.cast(schema)
+        for part in frame.collect_batches(maintain_order=True)
+        for batch in part.to_arrow().to_batches()
+    )
+    return pa.RecordBatchReader.from_batches(schema, batches)

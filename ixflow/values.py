@@ -1,0 +1,93 @@
+"""Small frozen values that every layer shares: table names, columns, run ids."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Column", "TableName", "new_run_id"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TableName:
+    """The exact name of a table, with the schema it lives in (None: the default schema).
+
+    Both parts are taken as they are, capitals, spaces and quotes included; quoting is the
+    dialect's business.
+
+    >>> str(TableName("orders", "shop"))
+    'shop.orders'
+    """
+
+    name: str
+    schema: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> TableName:
+        """Split ``schema.table`` at its first dot; a part in double quotes keeps its dots.
+
+        >>> TableName.parse('shop."odd.name"')
+        TableName(name='odd.name', schema='shop')
+        """
+        parts = _split_name(text)
+        if len(parts) == 1:
+            return cls(parts[0])
+        return cls(".".join(parts[1:]), parts[0])
+
+    def renamed(self, name: str) -> TableName:
+        """Return the same schema with another table name."""
+        return replace(self, name=name)
+
+    def __str__(self) -> str:
+        """Show the name the way people write it."""
+        return self.name if self.schema is None else f"{self.schema}.{self.name}"
+
+
+def _split_name(text: str) -> list[str]:
+    parts, current, quoted, position = [], "", False, 0
+    while position < len(text):
+        char = text[position]
+        if char == '"' and quoted and text[position + 1 : position + 2] == '"':
+            current += '"'
+            position += 1
+        elif char == '"':
+            quoted = not quoted
+        elif char == "." and not quoted:
+            parts.append(current)
+            current = ""
+        else:
+            current += char
+        position += 1
+    return [*parts, current]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column as a database's catalogue describes it, and the Arrow type that holds it.
+
+    ``sql_type`` is the database's own spelling (``numeric(12,2)``). ``as_text`` says that Arrow
+    has no type that holds every value of it exactly, so its values travel as text.
+    ``key_position`` is the 1-based place in the primary key, None outside it.
+    """
+
+    name: str
+    sql_type: str
+    type: pa.DataType
+    nullable: bool = True
+    as_text: bool = False
+    key_position: int | None = None
+
+
+def new_run_id() -> str:
+    """Return an id like ``ix-20261121-081500-3f9c2a`` (UTC): sortable by time, unique by chance.
+
+    >>> new_run_id().startswith("ix-")
+    True
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    return f"ix-{stamp}-{uuid.uuid4().hex[:6]}"
