@@ -7,12 +7,22 @@ from functools import cache
 
 import sqlalchemy as sa
 
-from ixflow.dialects.base import Dialect, MergeCounts, Reader, SourceFacts, run
+from ixflow.dialects.base import (
+    Cancellable,
+    Dialect,
+    Held,
+    MergeCounts,
+    Reader,
+    SourceFacts,
+    run,
+)
 from ixflow.dialects.connect import connected, unavailable
 from ixflow.errors import UnsupportedDatabase
 
 __all__ = [
+    "Cancellable",
     "Dialect",
+    "Held",
     "MergeCounts",
     "Reader",
     "SourceFacts",

@@ -11,15 +11,17 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import pyarrow as pa
 import sqlalchemy as sa
 
-from ixflow.errors import TableNotFound, UnsupportedType, ValidationError
-from ixflow.values import Column, TableName
+from ixflow.dialects.connect import connected
+from ixflow.errors import SourceUnavailable, TableNotFound, UnsupportedType, ValidationError
+from ixflow.values import Column, PageRange, TableName, TablePart
 
-__all__ = ["Dialect", "MergeCounts", "Reader", "SourceFacts", "run"]
+__all__ = ["Cancellable", "Dialect", "Held", "MergeCounts", "Reader", "SourceFacts", "run"]
 
 
 def run(conn: sa.Connection, sql: str) -> sa.CursorResult[Any]:
@@ -52,11 +54,28 @@ class SourceFacts:
     active_connections: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A connection, and the id of the snapshot it holds open for others (None: it cannot)."""
+
+    conn: sa.Connection
+    snapshot: str | None
+
+
 class Reader(Protocol):
     """One open connection that reads queries to Arrow, all in one snapshot of its own or shared."""
 
     def read(self, sql: str, columns: Sequence[Column]) -> pa.RecordBatchReader:
         """Run a query made by `Dialect.select` and stream its rows with the columns' types."""
+        ...
+
+
+@runtime_checkable
+class Cancellable(Protocol):
+    """A reader whose running query another thread can stop."""
+
+    def cancel(self) -> None:
+        """Let the running `read` fail soon."""
         ...
 
 
@@ -120,10 +139,42 @@ class Dialect(ABC):
         """Open a connection that reads one snapshot: the given one, or its own."""
 
     @contextlib.contextmanager
-    def exported_snapshot(self, url: sa.URL) -> Iterator[str | None]:
-        """Hold a snapshot open that several readers can import; yield its id (None: cannot)."""
-        del url
-        yield None
+    def hold(self, url: sa.URL, table: TableName) -> Iterator[Held]:
+        """Hold a table still on a connection of its own, as far as this database can.
+
+        Where `shares_snapshot`, the table keeps its definition and its pages for the block, and
+        the yielded snapshot is the one that every `reader` should import.
+
+        Raises:
+            SourceUnavailable: the database cannot be reached or refuses us.
+            LockNotAvailable: another session is changing the table's definition.
+
+        """
+        del table
+        engine = self.read_engine(url)
+        try:
+            with connected(engine) as conn:
+                yield Held(conn, None)
+        finally:
+            engine.dispose()
+
+    def read_engine(self, url: sa.URL) -> sa.Engine:
+        """Make an engine for reading, which never makes the database it should read.
+
+        Raises:
+            SourceUnavailable: there is no such database file.
+
+        """
+        path = url.database
+        if self.default_port is None and path and path != ":memory:" and not Path(path).exists():
+            msg = f"there is no {self.name} database file {path}; check the path"
+            raise SourceUnavailable(msg, database=path)
+        return self.engine(url)
+
+    def is_transient(self, error: BaseException) -> bool:
+        """Say whether reading again on a new connection can help."""
+        del error
+        return False
 
     # -- catalogue ------------------------------------------------------------------------------
 
@@ -162,6 +213,16 @@ class Dialect(ABC):
         Two tables have the same indexes exactly when these sets are equal.
         """
 
+    def parts(self, conn: sa.Connection, table: TableName) -> tuple[TablePart, ...]:
+        """List the parts that together are the table, each row in exactly one of them."""
+        del conn
+        return (TablePart(table),)
+
+    def key_bounds(self, conn: sa.Connection, table: TableName, column: str) -> tuple[float, ...]:
+        """Give values that cut a numeric column in equally many rows, if statistics know them."""
+        del conn, table, column
+        return ()
+
     @abstractmethod
     def comment(self, conn: sa.Connection, table: TableName) -> str | None:
         """Read the table's comment."""
@@ -188,12 +249,23 @@ class Dialect(ABC):
 
     # -- reading --------------------------------------------------------------------------------
 
-    def select(
-        self, table: TableName, columns: Sequence[Column], where: str | None = None
-    ) -> str:
+    def select(self, table: TableName, columns: Sequence[Column], where: str | None = None) -> str:
         """Write the query that reads these columns, each in a form that Arrow holds exactly."""
+        return self.select_from(self.qualified(table), columns, where)
+
+    def select_part(
+        self, part: TablePart, columns: Sequence[Column], pages: PageRange | None = None
+    ) -> str:
+        """Write the query that reads a part of a table, or a range of its pages."""
+        if pages is not None:
+            msg = f"{self.name} cannot read a range of pages of {part.table}"
+            raise ValidationError(msg, table=str(part.table))
+        return self.select(part.table, columns)
+
+    def select_from(self, relation: str, columns: Sequence[Column], where: str | None) -> str:
+        """Write the query that reads these columns of a relation that is quoted already."""
         items = ", ".join(self.select_item(column) for column in columns) or "NULL"
-        query = f"SELECT {items} FROM {self.qualified(table)}"  # noqa: S608 - all quoted
+        query = f"SELECT {items} FROM {relation}"
         return f"{query} WHERE {where}" if where else query
 
     def select_item(self, column: Column) -> str:
@@ -204,6 +276,15 @@ class Dialect(ABC):
     def text_type(self) -> str:
         """Name the unbounded text type."""
         return "text"
+
+    def check_ingests(self, conn: sa.Connection) -> None:
+        """See that rows and watermark can be written in one transaction on this connection.
+
+        Raises:
+            UnsupportedDatabase: saying what is missing.
+
+        """
+        del conn
 
     # -- writing (in the caller's transaction) --------------------------------------------------
 
@@ -260,6 +341,25 @@ class Dialect(ABC):
         Of several source rows with one key the last loaded wins; a row that would not change is
         not written.
         """
+
+    def delete_duplicates(
+        self, conn: sa.Connection, table: TableName, key: Sequence[str]
+    ) -> int:
+        """Delete all rows of a key but the one loaded last; count the deleted ones."""
+        del conn, key
+        msg = f"{self.name} keeps keys while it loads; {table} cannot hold duplicates"
+        raise UnsupportedDatabase(msg, table=str(table), database=self.name)
+
+    def rename_parts(self, conn: sa.Connection, table: TableName, prefix: str) -> None:
+        """Name constraints and sequences after the table where they begin with its old name."""
+
+    def rename_index(
+        self, conn: sa.Connection, table: TableName, old: str, new: str
+    ) -> None:
+        """Rename an index of the table."""
+        del table
+        msg = f"{self.name} cannot rename the index {old} to {new}"
+        raise UnsupportedDatabase(msg, database=self.name)
 
     @abstractmethod
     def swap(

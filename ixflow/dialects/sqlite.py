@@ -160,7 +160,10 @@ class SQLiteDialect(Dialect):
                 continue
             parts = run(conn, f"PRAGMA index_xinfo({self.quote(name)})").fetchall()
             columns = [(column, order) for _, _, column, order, _, key in parts if key]
-            query = sa.text("SELECT sql FROM sqlite_master WHERE name = :name")
+            query = sa.text("""
+                SELECT sql FROM sqlite_master WHERE name = :name
+                UNION ALL SELECT sql FROM sqlite_temp_master WHERE name = :name
+            """)
             sql = str(conn.execute(query, {"name": name}).scalar() or "")
             whole = partial or any(column is None for column, _ in columns)
             what = sql.partition("(")[2] if whole else repr(columns)
@@ -198,6 +201,12 @@ class SQLiteDialect(Dialect):
         if types.is_time(type_):
             return "TIME"
         raise self.no_sql_type(type_)
+
+    def check_ingests(self, conn: sa.Connection) -> None:
+        """Refuse: without comments a watermark cannot sit beside its rows."""
+        del conn
+        msg = "SQLite has no table comments to keep a watermark in; ingest into another database"
+        raise UnsupportedDatabase(msg, database="sqlite")
 
     def create_schema(self, conn: sa.Connection, schema: str) -> None:
         """Accept the database's own schema; SQLite has no others."""

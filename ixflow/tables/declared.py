@@ -94,7 +94,7 @@ def _copy(
         elif isinstance(constraint, sa.PrimaryKeyConstraint):
             constraint.name = None
     if not key:
-        copy.constraints.discard(copy.primary_key)
+        copy.primary_key.ddl_if(callable_=lambda *_, **__: False)
     return copy
 
 

@@ -40,7 +40,7 @@ _OWNER = sa.text("""
 """)
 _GRANTS = sa.text("""
     SELECT x.privilege_type, x.attname, CASE WHEN x.grantee = 0 THEN 'PUBLIC'
-           ELSE format('%I', r.rolname) END, x.is_grantable
+           ELSE quote_ident(r.rolname) END, x.is_grantable
     FROM (
         SELECT (aclexplode(c.relacl)).*, NULL::text AS attname FROM pg_class c WHERE c.oid = :oid
         UNION ALL
@@ -49,7 +49,7 @@ _GRANTS = sa.text("""
     ) x LEFT JOIN pg_roles r ON r.oid = x.grantee
 """)
 _COMMENTS = sa.text("""
-    SELECT format('%I', a.attname), d.description
+    SELECT quote_ident(a.attname), d.description
     FROM pg_description d
     LEFT JOIN pg_attribute a ON a.attrelid = d.objoid AND a.attnum = d.objsubid AND d.objsubid > 0
     WHERE d.objoid = :oid AND d.classoid = 'pg_class'::regclass

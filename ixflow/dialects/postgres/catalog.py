@@ -8,7 +8,7 @@ from ixflow.dialects.base import SourceFacts
 from ixflow.dialects.postgres.types import arrow_type
 from ixflow.values import Column
 
-__all__ = ["columns", "indexes", "literal", "regclass", "source_facts", "tables_in"]
+__all__ = ["columns", "indexes", "literal", "regclass", "renamings", "source_facts", "tables_in"]
 
 _COLUMNS = sa.text("""
     WITH RECURSIVE base AS (
@@ -73,6 +73,26 @@ _INDEXES = sa.text("""
 def indexes(conn: sa.Connection, qualified: str) -> frozenset[str]:
     """Describe indexes and unique constraints of a quoted name, without their names."""
     return frozenset(conn.execute(_INDEXES, {"name": qualified}).scalars())
+
+
+_RENAMINGS = sa.text("""
+    SELECT format('ALTER TABLE %s RENAME CONSTRAINT %I TO %I', CAST(:name AS text), conname,
+                  CASE WHEN contype = 'p' THEN left(CAST(:table AS text), 58) || '_pkey'
+                       ELSE left(replace(conname, CAST(:prefix AS text), CAST(:table AS text)), 63) END)
+    FROM pg_constraint WHERE conrelid = to_regclass(CAST(:name AS text)) AND strpos(conname, CAST(:prefix AS text)) > 0
+    UNION ALL
+    SELECT format('ALTER SEQUENCE %s RENAME TO %I', s.oid::regclass,
+                  left(replace(s.relname, CAST(:prefix AS text), CAST(:table AS text)), 63))
+    FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+    WHERE d.refobjid = to_regclass(CAST(:name AS text)) AND d.deptype IN ('a', 'i')
+      AND strpos(s.relname, CAST(:prefix AS text)) > 0
+""")
+
+
+def renamings(conn: sa.Connection, qualified: str, table: str, prefix: str) -> list[str]:
+    """Write the statements that name constraints and sequences after the table itself."""
+    names = {"name": qualified, "table": table, "prefix": prefix}
+    return list(conn.execute(_RENAMINGS, names).scalars())
 
 
 def regclass(conn: sa.Connection, qualified: str) -> int | None:

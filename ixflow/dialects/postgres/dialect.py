@@ -10,19 +10,20 @@ from typing import Any
 import pyarrow as pa
 import sqlalchemy as sa
 
-from ixflow.dialects.base import Dialect, MergeCounts, SourceFacts, run
+from ixflow.dialects.base import Dialect, Held, MergeCounts, SourceFacts, run
 from ixflow.dialects.config import server_url
-from ixflow.dialects.postgres import catalog, swap, types
+from ixflow.dialects.postgres import catalog, split, swap, types
+from ixflow.dialects.postgres.hold import hold_table, is_transient
 from ixflow.dialects.postgres.load import load
 from ixflow.dialects.postgres.merge import merge
-from ixflow.dialects.postgres.reader import PostgresReader, exported_snapshot, open_reader
-from ixflow.values import Column, TableName
+from ixflow.dialects.postgres.reader import PostgresReader, open_reader
+from ixflow.values import Column, PageRange, TableName, TablePart
 
 __all__ = ["PostgresDialect"]
 
 
 class PostgresDialect(Dialect):
-    """PostgreSQL 12 and newer, through psycopg 3 (or psycopg2) and ADBC."""
+    """PostgreSQL 14 and newer, through psycopg 3 (or psycopg2) and ADBC."""
 
     name = "postgresql"
     kind = "postgres"
@@ -50,14 +51,18 @@ class PostgresDialect(Dialect):
             yield reader
 
     @contextlib.contextmanager
-    def exported_snapshot(self, url: sa.URL) -> Iterator[str | None]:
-        """Hold a transaction open whose snapshot other connections can import."""
+    def hold(self, url: sa.URL, table: TableName) -> Iterator[Held]:
+        """Lock the table against DDL, and export the snapshot that all readers import."""
         engine = self.engine(url)
         try:
-            with exported_snapshot(engine) as snapshot:
-                yield snapshot
+            with hold_table(engine, self.qualified(table)) as held:
+                yield held
         finally:
             engine.dispose()
+
+    def is_transient(self, error: BaseException) -> bool:
+        """Say whether reading again on a new connection can help."""
+        return is_transient(error)
 
     def exists(self, conn: sa.Connection, table: TableName) -> bool:
         """Say whether a table or view of exactly this name is there."""
@@ -74,6 +79,14 @@ class PostgresDialect(Dialect):
     def indexes(self, conn: sa.Connection, table: TableName) -> frozenset[str]:
         """Describe the indexes by what follows the table's name in their definitions."""
         return catalog.indexes(conn, self.qualified(table))
+
+    def parts(self, conn: sa.Connection, table: TableName) -> tuple[TablePart, ...]:
+        """List the partitions, or the table itself."""
+        return split.parts(conn, self.qualified(table)) or super().parts(conn, table)
+
+    def key_bounds(self, conn: sa.Connection, table: TableName, column: str) -> tuple[float, ...]:
+        """Give the histogram bounds that ANALYZE left."""
+        return split.key_bounds(conn, self.qualified(table), column)
 
     def comment(self, conn: sa.Connection, table: TableName) -> str | None:
         """Read the table's comment."""
@@ -93,12 +106,29 @@ class PostgresDialect(Dialect):
             raise self.no_sql_type(type_)
         return found
 
+    def select_part(
+        self, part: TablePart, columns: Sequence[Column], pages: PageRange | None = None
+    ) -> str:
+        """Write the query that reads a part of a table, or a range of its pages."""
+        relation = f"{'ONLY ' if part.only else ''}{self.qualified(part.table)}"
+        where = None if pages is None else split.pages_condition(pages)
+        return self.select_from(relation, columns, where)
+
     def select_item(self, column: Column) -> str:
         """Write one column of a select list, by a cast where ADBC would not be exact."""
         base = types.base_type(column.sql_type)
         cast = "text" if column.as_text else types.READ_AS.get(base)
         quoted = self.quote(column.name)
         return f"{quoted}::{cast} AS {quoted}" if cast else quoted
+
+    def check_ingests(self, conn: sa.Connection) -> None:
+        """See that the driver can COPY inside the transaction."""
+        if conn.dialect.driver not in ("psycopg", "psycopg2"):
+            msg = (
+                f"the driver {conn.dialect.driver} cannot COPY inside the transaction; "
+                f"use postgresql+psycopg or postgresql+psycopg2"
+            )
+            raise UnsupportedDatabase(msg, driver=conn.dialect.driver)
 
     def create_schema(self, conn: sa.Connection, schema: str) -> None:
         """Create the schema unless it is there; needs no right to create when it is."""
@@ -126,6 +156,31 @@ class PostgresDialect(Dialect):
     ) -> MergeCounts:
         """Upsert with ON CONFLICT; rows that would not change are not written."""
         return merge(self, conn, source, target, columns, key)
+
+    def delete_duplicates(
+        self, conn: sa.Connection, table: TableName, key: Sequence[str]
+    ) -> int:
+        """Delete all rows of a key but the one with the greatest ctid, the order of loading."""
+        keys = self.column_list(key)
+        same = " AND ".join(f"t.{self.quote(k)} = d.{self.quote(k)}" for k in key)
+        name = self.qualified(table)
+        return run(
+            conn,
+            f"DELETE FROM {name} t USING (SELECT {keys}, max(ctid) AS last FROM {name} "
+            f"GROUP BY {keys} HAVING count(*) > 1) d WHERE {same} AND t.ctid <> d.last",
+        ).rowcount
+
+    def rename_parts(self, conn: sa.Connection, table: TableName, prefix: str) -> None:
+        """Name constraints and sequences after the table where they begin with its old name."""
+        for statement in catalog.renamings(conn, self.qualified(table), table.name, prefix):
+            run(conn, statement)
+
+    def rename_index(
+        self, conn: sa.Connection, table: TableName, old: str, new: str
+    ) -> None:
+        """Rename an index of the table."""
+        index = self.qualified(TableName(old, table.schema))
+        run(conn, f"ALTER INDEX {index} RENAME TO {self.quote(new)}")
 
     def swap(
         self,

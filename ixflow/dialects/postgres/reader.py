@@ -11,11 +11,12 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from ixflow.dialects.connect import unavailable
+from ixflow.dialects.postgres.hold import is_transient
 from ixflow.dialects.types import arrow_schema, cast_column
 from ixflow.errors import SnapshotUnavailable, ValueDoesNotFit
 from ixflow.values import Column
 
-__all__ = ["PostgresReader", "exported_snapshot", "open_reader"]
+__all__ = ["PostgresReader", "open_reader"]
 
 # Bytes of one batch that ADBC gathers before it hands it over.
 _BATCH_BYTES = 8 << 20
@@ -23,6 +24,7 @@ _BATCH_BYTES = 8 << 20
 # So that what the server writes as text reads the same for everybody.
 _SETTINGS = (
     "SET LOCAL TimeZone = 'UTC'",
+    "SET LOCAL idle_in_transaction_session_timeout = 0",
     "SET LOCAL DateStyle = 'ISO, YMD'",
     "SET LOCAL IntervalStyle = 'postgres'",
     "SET LOCAL extra_float_digits = 1",
@@ -51,6 +53,10 @@ class PostgresReader:
         schema = arrow_schema(columns)
         batches = _batches(cursor, columns, schema)
         return pa.RecordBatchReader.from_batches(schema, batches)
+
+    def cancel(self) -> None:
+        """Stop the running query from another thread."""
+        self._conn.adbc_cancel()
 
 
 def _batches(
@@ -129,21 +135,11 @@ def _import_snapshot(cursor: Any, snapshot: str, error_type: type[Exception]) ->
     try:
         cursor.execute(f"SET TRANSACTION SNAPSHOT '{literal}'")
     except error_type as error:
+        if is_transient(error):
+            raise
         msg = f"the snapshot {snapshot} is gone: the session that exported it has ended ({error})"
         raise SnapshotUnavailable(msg, snapshot=snapshot) from None
 
 
 def _libpq_uri(url: sa.URL) -> str:
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
-
-
-@contextlib.contextmanager
-def exported_snapshot(engine: sa.Engine) -> Iterator[str]:
-    """Hold a REPEATABLE READ transaction open and yield the id of its exported snapshot."""
-    options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-    try:
-        conn = engine.connect().execution_options(**options)
-    except sa.exc.DBAPIError as error:
-        raise unavailable(engine.url, error.orig or error) from None
-    with conn, conn.begin():
-        yield str(conn.execute(sa.text("SELECT pg_export_snapshot()")).scalar_one())

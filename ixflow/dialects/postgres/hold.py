@@ -1,0 +1,101 @@
+"""Holding a table still: a lock against DDL first, then one snapshot that others can import.
+
+The order matters. TRUNCATE and statements that rewrite a table are seen by older snapshots too, so
+a snapshot taken before the lock could be emptied or shuffled in between. LOCK TABLE as the first
+statement of a REPEATABLE READ transaction takes no snapshot yet; ACCESS SHARE lets writers pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import sqlalchemy as sa
+
+from ixflow.dialects.base import Held, run
+from ixflow.dialects.connect import connected
+from ixflow.errors import LockNotAvailable
+
+__all__ = ["hold_table", "is_transient"]
+
+_LOCK_SECONDS = 60
+_LOCK_NOT_AVAILABLE = "55P03"
+
+# LOCK TABLE takes tables and views, and needs a privilege on the table, not only on columns.
+_LOCKABLE = sa.text("""
+    SELECT c.relkind IN ('r', 'p', 'v') AND has_table_privilege(c.oid, 'SELECT')
+    FROM pg_class c WHERE c.oid = to_regclass(:name)
+""")
+_IS_STORED = sa.text("SELECT relkind = 'm' FROM pg_class WHERE oid = to_regclass(:name)")
+
+# Connection failures, shutdowns, cancelled by recovery; ADBC often passes on the words only.
+_TRANSIENT_STATES = ("08", "57P", "40001", "53300")
+_TRANSIENT_WORDS = (
+    "server closed the connection",
+    "terminating connection",
+    "no connection to the server",
+    "connection not open",
+    "could not receive data",
+    "could not send data",
+    "ssl connection has been closed",
+    "ssl syscall error",
+    "failed to begin transaction",
+    "connection refused",
+    "connection reset",
+    "too many clients",
+    "remaining connection slots",
+    "the database system is",
+    "conflict with recovery",
+)
+
+
+@contextlib.contextmanager
+def hold_table(engine: sa.Engine, qualified: str) -> Iterator[Held]:
+    """Lock a table of a quoted name against DDL and yield a connection with its exported snapshot.
+
+    Raises:
+        LockNotAvailable: another session held the table for a minute.
+
+    """
+    with connected(engine) as plain:
+        options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        conn = plain.execution_options(**options)
+        with conn.begin():
+            lockable = bool(conn.execute(_LOCKABLE, {"name": qualified}).scalar())
+        with conn.begin():
+            # Nothing is said on this connection while the others read.
+            run(conn, "SET LOCAL idle_in_transaction_session_timeout = 0")
+            if lockable:
+                _lock(conn, qualified)
+            snapshot = conn.execute(sa.text("SELECT pg_export_snapshot()")).scalar_one()
+            if conn.execute(_IS_STORED, {"name": qualified}).scalar():
+                run(conn, f"SELECT 1 FROM {qualified} LIMIT 0")  # keeps REFRESH out
+            yield Held(conn, str(snapshot))
+
+
+def _lock(conn: sa.Connection, qualified: str) -> None:
+    run(conn, f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
+    try:
+        run(conn, f"LOCK TABLE {qualified} IN ACCESS SHARE MODE")
+    except sa.exc.OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            raise
+        msg = (
+            f"another session held {qualified} against reading for {_LOCK_SECONDS} s (ALTER, "
+            f"TRUNCATE, VACUUM FULL or the like); try again when it is done"
+        )
+        raise LockNotAvailable(msg, table=qualified) from None
+
+
+def is_transient(error: BaseException) -> bool:
+    """Say whether a failed read can succeed on a new connection with the same snapshot."""
+    cause: BaseException | None = error
+    while cause is not None:
+        state = getattr(getattr(cause, "orig", cause), "sqlstate", None)
+        if state:
+            return str(state).startswith(_TRANSIENT_STATES)
+        said = str(cause).lower()
+        if any(words in said for words in _TRANSIENT_WORDS):
+            return True
+        cause = cause.__cause__
+    return False

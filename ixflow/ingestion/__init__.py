@@ -1,0 +1,3 @@
+"""Batches with a high watermark into SQLAlchemy-defined tables, exactly once."""
+
+from __future__ import annotations

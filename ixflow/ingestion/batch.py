@@ -1,0 +1,188 @@
+"""Writing one batch into its tables, inside the transaction that the loop has opened."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from ixflow.dialects import dialect_of, run
+from ixflow.ingestion import replacement
+from ixflow.ingestion.options import TableCounts
+from ixflow.ingestion.replacement import Replacement
+from ixflow.ingestion.rows import Router
+from ixflow.tables import declared
+from ixflow.tables.arrow import as_reader
+from ixflow.tables.load import conform
+from ixflow.values import Column, TableName
+
+__all__ = ["BatchWriter"]
+
+_log = logging.getLogger("ixflow")
+
+
+@dataclass(slots=True)
+class _Target:
+    """Where the rows of one table go in this batch."""
+
+    table: sa.Table
+    columns: tuple[Column, ...]
+    load_into: TableName
+    stage: TableName | None = None
+    """A temporary table that is merged into the live one by key; None: rows go straight in."""
+    new: Replacement | None = None
+    rows: int = 0
+
+
+class BatchWriter:
+    """Loads batches into tables, remembering which of them it has looked at already."""
+
+    def __init__(
+        self,
+        conn: sa.Connection,
+        tables: Sequence[sa.Table],
+        *,
+        upsert: bool,
+        delete: bool,
+        max_rows: int,
+    ) -> None:
+        """Take the connection, the tables in the metadata's order, and the options."""
+        self.conn = conn
+        self.tables = list(tables)
+        self.counts = {str(declared.name_of(table)): TableCounts() for table in tables}
+        self.phases: dict[str, float] = {}
+        self.skipped = 0
+        self._upsert = upsert
+        self._delete = delete
+        self._max_rows = max_rows
+        self._settled = False
+        self._targets: dict[sa.Table, _Target] = {}
+        self._pending: dict[str, TableCounts] = {}
+        self._by_name = {declared.name_of(table): table for table in tables}
+
+    @property
+    def rows_of_batch(self) -> int:
+        """Rows that the current batch gave."""
+        return sum(target.rows for target in self._targets.values())
+
+    def create_bare(self) -> None:
+        """Create missing tables without key and indexes, which come with the first batch."""
+        for table in self.tables:
+            name = declared.name_of(table)
+            if not dialect_of(self.conn).exists(self.conn, name):
+                declared.create(self.conn, table, name, key=False)
+
+    def write(self, pairs: Iterable[tuple[Any, Any]]) -> None:
+        """Load the pairs of a batch, then bring keys and live tables up to date."""
+        self._pending = {name: TableCounts() for name in self.counts}
+        with self._phase("prepare"):
+            self._targets = {table: self._target(table) for table in self.tables}
+        router = Router(self._match, self._columns, self._load, self._max_rows)
+        with self._phase("load"):
+            router.feed(pairs)
+        if router.skipped:
+            _log.warning("%d rows for tables outside the metadata were skipped", router.skipped)
+            self.skipped += router.skipped
+        with self._phase("merge"):
+            for target in self._targets.values():
+                self._finish(target)
+
+    def tables_to_select(self) -> list[sa.Table | None]:
+        """List the tables as they will be, for the callback; None at the end: the batch."""
+        found: list[sa.Table | None] = []
+        for target in self._targets.values():
+            found.append(target.table if target.new is None else target.new.made)
+        return [*found, None]
+
+    def make_visible(self) -> None:
+        """Put new tables in the place of the old ones."""
+        made = [target.new for target in self._targets.values() if target.new is not None]
+        with self._phase("swap"):
+            if made:
+                moves = [(new.name, new.place) for new in made]
+                dialect_of(self.conn).swap(self.conn, moves)
+            for new in made:
+                replacement.settle(self.conn, new)
+
+    def committed(self) -> None:
+        """Take the counts of the batch over, now that they are true."""
+        self._settled = True
+        for name, counts in self._pending.items():
+            total = self.counts[name]
+            total.inserted += counts.inserted
+            total.updated += counts.updated
+            total.unchanged += counts.unchanged
+            total.deleted += counts.deleted
+            total.replaced_because = total.replaced_because or counts.replaced_because
+
+    def _target(self, table: sa.Table) -> _Target:
+        dialect, name = dialect_of(self.conn), declared.name_of(table)
+        why = () if self._settled else replacement.reasons(self.conn, table, delete=self._delete)
+        merges = self._upsert and len(table.primary_key.columns) > 0
+        if why:
+            if name.schema is not None:
+                dialect.create_schema(self.conn, name.schema)
+            new = replacement.prepare(self.conn, table, delete=self._delete)
+            counts = self._pending[str(name)]
+            counts.replaced_because, counts.deleted = why, new.dropped_rows
+            target = _Target(table, new.columns, new.name, new=new)
+            merges = merges and not new.late_key
+        else:
+            target = _Target(table, dialect.columns(self.conn, name), name)
+        if merges:
+            target.stage = self._stage(target.columns)
+        return target
+
+    def _stage(self, columns: Sequence[Column]) -> TableName:
+        dialect = dialect_of(self.conn)
+        name = f"_ixflow_stage_{uuid.uuid4().hex[:16]}"
+        bare = [replace(column, nullable=True, key_position=None) for column in columns]
+        dialect.create_table(self.conn, TableName(name), bare, temporary=True)
+        return TableName(name, dialect.temporary_schema)
+
+    def _match(self, named: Any) -> sa.Table | None:
+        if not isinstance(named, sa.Table):
+            return None
+        return self._by_name.get(declared.name_of(named))
+
+    def _columns(self, table: sa.Table) -> tuple[Column, ...]:
+        return self._targets[table].columns
+
+    def _load(self, table: sa.Table, data: Any) -> None:
+        target = self._targets[table]
+        name = str(declared.name_of(table))
+        chosen, reader = conform(as_reader(data), target.columns, table=name)
+        place = target.stage or target.load_into
+        target.rows += dialect_of(self.conn).load(self.conn, place, chosen, reader)
+
+    def _finish(self, target: _Target) -> None:
+        dialect = dialect_of(self.conn)
+        counts = self._pending[str(declared.name_of(target.table))]
+        if target.stage is not None:
+            key = [column.name for column in target.table.primary_key.columns]
+            done = dialect.merge(
+                self.conn, target.stage, target.load_into, target.columns, key
+            )
+            run(self.conn, f"DROP TABLE {dialect.qualified(target.stage)}")
+            counts.inserted, counts.updated = done.inserted, done.updated
+            counts.unchanged = done.unchanged
+        else:
+            counts.inserted = target.rows
+        if target.new is not None:
+            removed = replacement.finish(self.conn, target.new, upsert=self._upsert)
+            counts.inserted -= removed
+            counts.updated += removed
+
+    @contextlib.contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - started

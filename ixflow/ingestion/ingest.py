@@ -1,0 +1,259 @@
+"""The ingest loop: one transaction a batch, which holds its rows, schema change and watermark.
+
+Nothing is open while the batches function fetches. Each batch then runs, in one transaction: lock
+the tables, see that nobody moved the watermark meanwhile, load, call back, swap, write the
+watermark with the run record, commit. So whatever the moment of a crash, the rows and the
+watermark that are there belong together, and the next run continues behind them.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import inspect
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import sqlalchemy as sa
+
+from ixflow.dialects import dialect_of
+from ixflow.errors import IngestError, IxflowError, ValidationError
+from ixflow.events import BatchIngested, emit
+from ixflow.ingestion.batch import BatchWriter
+from ixflow.ingestion.options import (
+    Delete,
+    HighWatermark,
+    IngestResult,
+    Upsert,
+    Visibility,
+    checked,
+)
+from ixflow.ingestion.watermark import watermark_of, with_watermark
+from ixflow.secrets import redact
+from ixflow.tables.declared import name_of
+from ixflow.values import TableName, new_run_id
+
+__all__ = ["ingest"]
+
+Batches = Callable[[Any], Iterable[tuple[Any, Any, Iterable[tuple[Any, Any]]]]]
+
+
+def ingest(
+    conn: sa.Connection,
+    metadata: sa.MetaData,
+    batches: Batches,
+    on_before_visible: Callable[..., None] = lambda conn, latest_batch_metadata: None,
+    high_watermark: Any = HighWatermark.LATEST,
+    visibility: str = Visibility.AFTER_EACH_BATCH,
+    upsert: str = Upsert.IF_PRIMARY_KEY,
+    delete: str = Delete.OFF,
+    max_rows_per_table_buffer: int = 10_000,
+    *,
+    logger: logging.Logger | None = None,
+) -> IngestResult:
+    """Ingest batches into the tables of a SQLAlchemy metadata, exactly once.
+
+    Args:
+        conn: A connection that is not in a transaction.
+        metadata: The tables as they shall be; created or replaced where they differ.
+        batches: Takes the high watermark (None: from the start) and yields triples (watermark,
+            batch metadata, pairs). A pair is (table, tuple), (table, mapping by column name) or
+            (table, frame): anything that speaks Arrow. The watermark is a JSON value, or a
+            function without arguments that is called after the pairs are consumed.
+        on_before_visible: Called in the transaction before a batch becomes visible; with (conn,
+            batch metadata) once a batch, or, if it takes three arguments, with (conn, table,
+            batch metadata) once a table.
+        high_watermark: LATEST, EARLIEST, or a JSON value that is given to ``batches`` as it is.
+        visibility: Rows become visible after each batch.
+        upsert: Whether rows replace rows with the same primary key.
+        delete: Whether all existing rows go when the first batch comes.
+        max_rows_per_table_buffer: Most tuples that are held in memory per table; wide rows: fewer.
+        logger: Hears what happens; default: the logger ``ixflow``.
+
+    Raises:
+        ValidationError: an argument is wrong; nothing was done.
+        IngestError: the database refused a batch, which was rolled back; earlier ones stay.
+        DataError: a row does not fit; the batch was rolled back.
+
+    Example::
+
+        with engine.connect() as conn:
+            ingest(conn, metadata, lambda after: [(42, None, [(orders, (42, "new"))])])
+
+    """
+    tables = _checked_tables(conn, metadata)
+    delete = checked("delete", delete, Delete, empty=Delete.OFF)
+    upsert = checked("upsert", upsert, Upsert)
+    checked("visibility", visibility, Visibility)
+    started = time.monotonic()
+    log = logger or logging.getLogger("ixflow")
+    before = _stored(conn, name_of(tables[0]))
+    watermark = _chosen(high_watermark, before)
+    log.info("ingest into %s from watermark %r", _names(tables), watermark)
+    writer = BatchWriter(
+        conn,
+        tables,
+        upsert=upsert == Upsert.IF_PRIMARY_KEY,
+        delete=delete == Delete.BEFORE_FIRST_BATCH,
+        max_rows=max_rows_per_table_buffer,
+    )
+    run = _Run(writer, before, _three_arguments(on_before_visible), log)
+    for item in batches(watermark):
+        run.one_batch(item)
+    if not run.batches:
+        with conn.begin():
+            writer.create_bare()
+    return IngestResult(
+        run_id=run.run_id,
+        tables=writer.counts,
+        batches=run.batches,
+        high_watermark_before=before,
+        high_watermark_after=run.watermark,
+        seconds=time.monotonic() - started,
+        skipped_rows=writer.skipped,
+        phases=writer.phases,
+    )
+
+
+class _Run:
+    """What one call of `ingest` remembers from batch to batch."""
+
+    def __init__(
+        self,
+        writer: BatchWriter,
+        watermark: Any,
+        callback: Callable[[sa.Connection, sa.Table | None, Any], None],
+        log: logging.Logger,
+    ) -> None:
+        self.run_id = new_run_id()
+        self.batches = 0
+        self.watermark = watermark
+        self._writer = writer
+        self._callback = callback
+        self._log = log
+
+    def one_batch(self, item: Any) -> None:
+        watermark, batch_metadata, pairs = _triple(item)
+        writer, conn = self._writer, self._writer.conn
+        dialect = dialect_of(conn)
+        first = name_of(writer.tables[0])
+        try:
+            with conn.begin(), dialect.advisory_lock(conn, f"ingest {first}"):
+                self._refuse_if_moved(dialect.comment(conn, first), first)
+                writer.write(pairs)
+                self._call_back(batch_metadata)
+                writer.make_visible()
+                value = watermark() if callable(watermark) else watermark
+                comment = with_watermark(dialect.comment(conn, first), value, self._record())
+                dialect.set_comment(conn, first, comment)
+        except IxflowError:
+            raise
+        except Exception as error:
+            if not _from_the_database(error):
+                raise
+            raise self._failed(error) from error
+        writer.committed()
+        self.batches, self.watermark = self.batches + 1, value
+        rows = writer.rows_of_batch
+        emit(BatchIngested(tuple(writer.counts), rows, value))
+        self._log.info("batch %d of %d rows committed up to %r", self.batches, rows, value)
+
+    def _refuse_if_moved(self, comment: str | None, table: TableName) -> None:
+        stored = watermark_of(comment)
+        if stored != self.watermark:
+            msg = (
+                f"another ingest into {table} moved the high watermark from {self.watermark!r} "
+                f"to {stored!r} meanwhile; this batch was not written; run the ingest again"
+            )
+            raise IngestError(msg, table=str(table), expected=self.watermark, found=stored)
+
+    def _call_back(self, batch_metadata: Any) -> None:
+        conn = self._writer.conn
+        transaction = conn.get_transaction()
+        for table in self._writer.tables_to_select():
+            self._callback(conn, table, batch_metadata)
+        if conn.get_transaction() is not transaction or transaction is None:
+            msg = "on_before_visible ended the transaction of its batch; it must not commit"
+            raise IngestError(msg)
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "batch": self.batches + 1,
+            "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "rows": self._writer.rows_of_batch,
+        }
+
+    def _failed(self, error: Exception) -> IngestError:
+        cause = getattr(error, "orig", None) or error
+        url = self._writer.conn.engine.url
+        said = redact(" ".join(str(cause).split()), url.password and str(url.password))
+        msg = (
+            f"batch {self.batches + 1} into {_names(self._writer.tables)} was rolled back: {said}; "
+            f"{self.batches} earlier batches of this run stay"
+        )
+        return IngestError(msg, run_id=self.run_id, batch=self.batches + 1, cause=said)
+
+
+def _from_the_database(error: Exception) -> bool:
+    module = type(error).__module__.partition(".")[0]
+    return module in ("sqlalchemy", "psycopg", "psycopg2", "duckdb", "_duckdb", "sqlite3")
+
+
+def _triple(item: Any) -> tuple[Any, Any, Iterable[tuple[Any, Any]]]:
+    try:
+        watermark, batch_metadata, pairs = item
+    except (TypeError, ValueError):
+        msg = f"a batch is (high watermark, batch metadata, pairs of table and row), not {item!r:.80}"
+        raise ValidationError(msg) from None
+    return watermark, batch_metadata, pairs
+
+
+def _checked_tables(conn: sa.Connection, metadata: sa.MetaData) -> list[sa.Table]:
+    tables = list(metadata.tables.values())
+    if not tables:
+        msg = "the metadata has no tables; define at least one with sa.Table(..., metadata, ...)"
+        raise ValidationError(msg)
+    if conn.in_transaction():
+        msg = (
+            "the connection is in a transaction (any statement begins one); give a fresh one, "
+            "as in: with engine.connect() as conn: ingest(conn, ...)"
+        )
+        raise ValidationError(msg)
+    if conn.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+        msg = "the connection is in AUTOCOMMIT mode, where no batch would be one transaction"
+        raise ValidationError(msg)
+    dialect_of(conn).check_ingests(conn)
+    return tables
+
+
+def _stored(conn: sa.Connection, table: TableName) -> Any:
+    dialect = dialect_of(conn)
+    with conn.begin():
+        return watermark_of(dialect.comment(conn, table))
+
+
+def _chosen(wanted: Any, stored: Any) -> Any:
+    if isinstance(wanted, str) and wanted == HighWatermark.LATEST:
+        return stored
+    return None if isinstance(wanted, str) and wanted == HighWatermark.EARLIEST else wanted
+
+
+def _names(tables: Iterable[sa.Table]) -> str:
+    return ", ".join(str(name_of(table)) for table in tables)
+
+
+def _three_arguments(
+    callback: Callable[..., None],
+) -> Callable[[sa.Connection, sa.Table | None, Any], None]:
+    """See both documented shapes of the callback as one; the short one runs once a batch."""
+    if not callable(callback):
+        msg = f"on_before_visible must be a function, not {callback!r}"
+        raise ValidationError(msg)
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(callback).parameters.values()
+    many = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
+    if many or sum(p.kind in kinds for p in parameters) >= 3:
+        return lambda conn, table, meta: None if table is None else callback(conn, table, meta)
+    return lambda conn, table, meta: callback(conn, meta) if table is None else None

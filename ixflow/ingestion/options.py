@@ -1,0 +1,94 @@
+"""The string constants of `ingest`, and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from ixflow.errors import ValidationError
+
+__all__ = ["Delete", "HighWatermark", "IngestResult", "TableCounts", "Upsert", "Visibility"]
+
+
+class HighWatermark:
+    """Which watermark the batches function gets; any other JSON value is given as it is."""
+
+    LATEST: ClassVar[str] = "__LATEST__"
+    """The one stored with the last batch that was committed; None if there is none."""
+    EARLIEST: ClassVar[str] = "__EARLIEST__"
+    """None, so that everything is ingested again."""
+
+
+class Visibility:
+    """When rows become visible to other database clients."""
+
+    AFTER_EACH_BATCH: ClassVar[str] = "__AFTER_EACH_BATCH__"
+
+
+class Upsert:
+    """Whether rows replace rows with the same primary key."""
+
+    OFF: ClassVar[str] = "__OFF__"
+    IF_PRIMARY_KEY: ClassVar[str] = "__IF_PRIMARY_KEY__"
+
+
+class Delete:
+    """Whether existing rows are deleted, in the first batch's transaction."""
+
+    OFF: ClassVar[str] = "__OFF__"
+    BEFORE_FIRST_BATCH: ClassVar[str] = "__BEFORE_FIRST_BATCH__"
+
+
+def checked(option: str, value: Any, kind: type, *, empty: str | None = None) -> str:
+    """Return the value if it is a constant of the kind; ``empty`` stands in for None and "".
+
+    Raises:
+        ValidationError: naming the values that are allowed.
+
+    """
+    allowed = [v for k, v in vars(kind).items() if not k.startswith("_") and isinstance(v, str)]
+    if empty is not None and value in (None, ""):
+        return empty
+    if value not in allowed:
+        msg = f"{option}={value!r} is not one of {', '.join(allowed)}"
+        raise ValidationError(msg, option=option, value=value)
+    return str(value)
+
+
+@dataclass(slots=True)
+class TableCounts:
+    """What one ingest did to one table.
+
+    ``unchanged`` rows were there already with the same values, or came twice in one batch.
+    ``replaced_because`` says why the table was made anew; empty when it was not.
+    """
+
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    replaced_because: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class IngestResult:
+    """What one call of `ingest` did: rows by table (``schema.table``), watermarks, seconds."""
+
+    run_id: str
+    tables: dict[str, TableCounts]
+    batches: int
+    high_watermark_before: Any
+    high_watermark_after: Any
+    seconds: float
+    skipped_rows: int = 0
+    phases: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def rows_inserted(self) -> int:
+        """Rows inserted into all tables."""
+        return sum(counts.inserted for counts in self.tables.values())
+
+    @property
+    def rows_updated(self) -> int:
+        """Rows changed in all tables."""
+        return sum(counts.updated for counts in self.tables.values())

@@ -1,0 +1,139 @@
+"""Deciding whether a table must be made anew, and making it, in the batch's transaction.
+
+A replacement is a new table under a temporary name in the same schema: old rows are copied (unless
+they are to be deleted), the batch's rows come behind them, then the key and the indexes are built
+over all of it, then it takes the old one's place. Where two rows have one key, the later one wins,
+which is the upsert.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from ixflow.dialects import dialect_of, run
+from ixflow.errors import DataError
+from ixflow.tables import declared
+from ixflow.tables.definition import differences
+from ixflow.tables.load import add_primary_key
+from ixflow.values import Column, TableName
+
+__all__ = ["Replacement", "finish", "prepare", "reasons", "settle"]
+
+
+@dataclass(slots=True)
+class Replacement:
+    """A new table on its way into the place of ``place``."""
+
+    table: sa.Table
+    place: TableName
+    made: sa.Table
+    """The new table under its temporary name, to load and to select from."""
+    columns: tuple[Column, ...]
+    kept_rows: int
+    dropped_rows: int
+    late_key: tuple[str, ...]
+    index_names: list[tuple[str, str]]
+
+    @property
+    def name(self) -> TableName:
+        """The temporary name."""
+        return declared.name_of(self.made)
+
+
+def reasons(conn: sa.Connection, table: sa.Table, *, delete: bool) -> tuple[str, ...]:
+    """Say why the table must be made anew; empty when rows can go straight into it."""
+    if not dialect_of(conn).exists(conn, declared.name_of(table)):
+        return ("the table is new",)
+    wanted = declared.would_be(conn, table)
+    found = differences(wanted, declared.definition(conn, declared.name_of(table)))
+    return ("existing rows are deleted", *found) if delete else found
+
+
+def prepare(conn: sa.Connection, table: sa.Table, *, delete: bool) -> Replacement:
+    """Make the new table with its key left for later, and copy the old rows that stay.
+
+    Raises:
+        DataError: an old row does not fit the new definition.
+
+    """
+    dialect = dialect_of(conn)
+    place = declared.name_of(table)
+    key = tuple(column.name for column in table.primary_key.columns)
+    late = bool(key) and dialect.adds_keys
+    temporary = place.renamed(f"_tmp_{uuid.uuid4().hex}")
+    made = declared.create(conn, table, temporary, key=not late)
+    columns = dialect.columns(conn, temporary)
+    kept = dropped = 0
+    if dialect.exists(conn, place):
+        total = run(conn, f"SELECT count(*) FROM {dialect.qualified(place)}").scalar_one()
+        kept, dropped = (0, total) if delete else (total, 0)
+    if kept:
+        _copy_rows(conn, place, temporary, columns)
+    return Replacement(table, place, made, columns, kept, dropped, key if late else (), [])
+
+
+def _copy_rows(
+    conn: sa.Connection, old: TableName, new: TableName, columns: tuple[Column, ...]
+) -> None:
+    dialect = dialect_of(conn)
+    present = {column.name: column for column in dialect.columns(conn, old)}
+    common = [column for column in columns if column.name in present]
+    names = dialect.column_list(c.name for c in common)
+    values = ", ".join(
+        dialect.quote(c.name)
+        if present[c.name].sql_type == c.sql_type
+        else f"CAST({dialect.quote(c.name)} AS {c.sql_type})"
+        for c in common
+    )
+    statement = (
+        f"INSERT INTO {dialect.qualified(new)} ({names}) "
+        f"SELECT {values or 'NULL'} FROM {dialect.qualified(old)}"
+    )
+    try:
+        run(conn, statement)
+    except sa.exc.DBAPIError as error:
+        msg = (
+            f"the rows of {old} do not fit its new definition: {error.orig}; nothing was changed; "
+            f"mend the rows, or ingest with delete=BEFORE_FIRST_BATCH"
+        )
+        raise DataError(msg, table=str(old)) from error
+
+
+def finish(conn: sa.Connection, new: Replacement, *, upsert: bool) -> int:
+    """Add key and indexes; return how many rows gave way to later ones with their key.
+
+    Without ``upsert`` a duplicate key is an error.
+    """
+    dialect = dialect_of(conn)
+    removed = _add_key(conn, new, upsert=upsert) if new.late_key else 0
+    if dialect.renames_indexed:
+        new.index_names = declared.create_indexes(conn, new.made, new.table)
+    return removed
+
+
+def _add_key(conn: sa.Connection, new: Replacement, *, upsert: bool) -> int:
+    """Build the key; only when that fails is it worth looking for duplicates."""
+    dialect = dialect_of(conn)
+    try:
+        with conn.begin_nested():
+            add_primary_key(conn, dialect, new.name, new.late_key)
+    except sa.exc.IntegrityError:
+        if not upsert:
+            raise
+        removed = dialect.delete_duplicates(conn, new.name, new.late_key)
+        add_primary_key(conn, dialect, new.name, new.late_key)
+        return removed
+    return 0
+
+
+def settle(conn: sa.Connection, new: Replacement) -> None:
+    """Give key and indexes their lasting names, once the table is in its place."""
+    dialect = dialect_of(conn)
+    dialect.rename_parts(conn, new.place, new.name.name)
+    for now, wanted in new.index_names:
+        dialect.rename_index(conn, new.place, now, wanted)
+    if not dialect.renames_indexed:
+        declared.create_indexes(conn, new.table, new.table, final=True)

@@ -1,0 +1,214 @@
+"""The rows of a batch as Arrow, table by table.
+
+A batch gives pairs (table, row) or (table, frame). Rows are gathered per table and become one
+Arrow piece at a time: as many rows as the buffer allows, fewer where rows are wide, so that memory
+is bounded in bytes as well.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from ixflow.dialects.types import arrow_schema, cast_column
+from ixflow.errors import ColumnMismatch, ValueDoesNotFit
+from ixflow.tables.arrow import is_arrow_like
+from ixflow.values import Column
+
+__all__ = ["Router", "rows_to_arrow"]
+
+_FIRST_ROWS = 64
+_PIECE_BYTES = 16 << 20
+
+Sink = Callable[[Any, Any], None]
+"""Takes a table of the metadata and something Arrow-like, and loads it."""
+
+
+class Router:
+    """Sorts pairs by table and hands Arrow pieces to the sink, in the order of each table.
+
+    ``match`` finds the metadata's table for what a pair names, None where it is not in there:
+    such pairs are counted in ``skipped``.
+    """
+
+    def __init__(
+        self,
+        match: Callable[[Any], Any],
+        columns: Callable[[Any], Sequence[Column]],
+        sink: Sink,
+        max_rows: int,
+    ) -> None:
+        """Take how to find tables and columns, where to put pieces, and the most rows of one."""
+        self._match = match
+        self._columns = columns
+        self._sink = sink
+        self._max_rows = max(1, max_rows)
+        self._waiting: dict[Any, list[Any]] = {}
+        self._limit: dict[Any, int] = {}
+        self._seen: dict[Any, int] = {}
+        self.skipped = 0
+
+    def feed(self, pairs: Iterable[tuple[Any, Any]]) -> None:
+        """Take all pairs of a batch, then hand over what is still waiting."""
+        for named, row in pairs:
+            table = self._match(named)
+            if table is None:
+                self.skipped += 1
+            elif is_arrow_like(row):
+                self._flush(table)
+                self._sink(table, row)
+            else:
+                waiting = self._waiting.setdefault(table, [])
+                waiting.append(row)
+                if len(waiting) >= self._limit.get(table, min(_FIRST_ROWS, self._max_rows)):
+                    self._flush(table)
+        for table in list(self._waiting):
+            self._flush(table)
+
+    def _flush(self, table: Any) -> None:
+        rows = self._waiting.pop(table, [])
+        if not rows:
+            return
+        first = self._seen.get(table, 0)
+        piece = rows_to_arrow(rows, self._columns(table), table=str(table), first_row=first)
+        self._seen[table] = first + len(rows)
+        bytes_per_row = max(1, piece.get_total_buffer_size() // len(rows))
+        grown = 16 * self._limit.get(table, _FIRST_ROWS)
+        self._limit[table] = max(1, min(self._max_rows, grown, _PIECE_BYTES // bytes_per_row))
+        self._sink(table, piece)
+
+
+def rows_to_arrow(
+    rows: Sequence[Any], columns: Sequence[Column], *, table: str, first_row: int = 0
+) -> pa.RecordBatch:
+    """Turn tuples (in the order of the columns) or mappings (by name) into one Arrow batch.
+
+    Raises:
+        ColumnMismatch: a row has too many or too few values, or is a text.
+        ValueDoesNotFit: naming table, column, row and value.
+
+    """
+    names = [column.name for column in columns]
+    tuples = [
+        _values(row, names, table, first_row + number) for number, row in enumerate(rows)
+    ]
+    arrays = [
+        _array(values, column, table, first_row)
+        for values, column in zip(zip(*tuples, strict=True), columns, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=arrow_schema(columns))
+
+
+def _values(row: Any, names: Sequence[str], table: str, number: int) -> Sequence[Any]:
+    if isinstance(row, Mapping):
+        surplus, missing = sorted(set(row) - set(names)), sorted(set(names) - set(row))
+        if surplus or missing:
+            msg = f"row {number} for {table}: surplus keys {surplus}, missing keys {missing}"
+            raise ColumnMismatch(msg, table=table, row=number, surplus=surplus, missing=missing)
+        return [row[name] for name in names]
+    if isinstance(row, (str, bytes)):
+        msg = f"row {number} for {table} is a text, not a sequence of {len(names)} values"
+        raise ColumnMismatch(msg, table=table, row=number)
+    values = row if isinstance(row, (tuple, list)) else tuple(row)
+    if len(values) != len(names):
+        msg = f"row {number} for {table} has {len(values)} values for {len(names)} columns {names}"
+        raise ColumnMismatch(msg, table=table, row=number)
+    return values
+
+
+def _array(values: Sequence[Any], column: Column, table: str, first_row: int) -> pa.Array:
+    prepare = _PREPARE.get(column.sql_type.lower())
+    if prepare is None and column.as_text:
+        prepare = _text
+    if prepare is not None:
+        values = [None if value is None else prepare(value) for value in values]
+    try:
+        if not pa.types.is_temporal(column.type):
+            return pa.array(values, column.type)
+        return cast_column(_moments(values), column, table=table, first_row=first_row)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError, ValueError):
+        return _array_by_inference(values, column, table, first_row)
+
+
+def _moments(values: Sequence[Any]) -> pa.Array:
+    """Infer dates and times, since Arrow would drop a zone or make one up when told the type."""
+    if any(isinstance(v, dt.datetime) for v in values):
+        aware = {v.tzinfo is not None for v in values if isinstance(v, dt.datetime)}
+        if len(aware) > 1:
+            msg = "some of the timestamps have a zone and some have none"
+            raise ValueError(msg)
+        return pa.array(values, pa.timestamp("us", "UTC" if True in aware else None))
+    return pa.array(values)
+
+
+def _array_by_inference(
+    values: Sequence[Any], column: Column, table: str, first_row: int
+) -> pa.Array:
+    """Convert one value at a time where that loses nothing, else let Arrow see what they are."""
+    coerce = next((how for test, how in _COERCIONS if test(column.type)), None)
+    try:
+        if coerce is not None:
+            return pa.array([None if v is None else coerce(v) for v in values], column.type)
+        found = pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, ArithmeticError, TypeError, ValueError) as error:
+        row, value = _odd_one_out(values, column, coerce)
+        msg = (
+            f"{table}.{column.name} in row {first_row + row} (value {value!r:.60}) "
+            f"is not {column.sql_type}: {error}"
+        )
+        fields = {"table": table, "column": column.name, "row": first_row + row}
+        raise ValueDoesNotFit(msg, **fields, value=repr(value)[:60]) from None
+    return cast_column(found, column, table=table, first_row=first_row)
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, (str, bool)):
+        return int(value)
+    number = int(value)
+    if number != value:
+        msg = "not a whole number"
+        raise ValueError(msg)
+    return number
+
+
+_COERCIONS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], Any]], ...] = (
+    (pa.types.is_integer, _integer),
+    (pa.types.is_decimal, lambda value: decimal.Decimal(str(value))),
+    (pa.types.is_floating, float),
+    (pa.types.is_string, str),
+)
+
+
+def _odd_one_out(
+    values: Sequence[Any], column: Column, coerce: Callable[[Any], Any] | None
+) -> tuple[int, Any]:
+    for row, value in enumerate(values):
+        try:
+            pa.array([value if coerce is None or value is None else coerce(value)], column.type)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, ArithmeticError, TypeError, ValueError):
+            return row, value
+    return 0, values[0]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "{" + ",".join(_element(item) for item in value) + "}"
+    return value if isinstance(value, str) else str(value)
+
+
+def _element(item: Any) -> str:
+    if item is None:
+        return "NULL"
+    if isinstance(item, (list, tuple)):
+        return _text(item)
+    text = str(item).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+# What a tuple may hold for types that travel as text.
+_PREPARE: dict[str, Callable[[Any], str]] = {"json": json.dumps, "jsonb": json.dumps, "uuid": str}

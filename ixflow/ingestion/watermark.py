@@ -1,0 +1,69 @@
+"""The high watermark as it is kept: JSON in the comment of the metadata's first table. No I/O.
+
+Key and format are the ones pg-bulk-ingest uses, so that its users resume where they stopped. The
+record of the last run sits beside it, and whatever else is in the comment stays.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ixflow.errors import ValidationError
+
+__all__ = ["record_of", "watermark_of", "with_watermark"]
+
+_KEY, _WATERMARK = "pg-bulk-ingest", "high-watermark"
+_RECORD = "ixflow"
+
+
+def watermark_of(comment: str | None) -> Any:
+    """Read the watermark out of a table comment; None where there is none.
+
+    >>> watermark_of('{"pg-bulk-ingest": {"high-watermark": 7}}')
+    7
+    """
+    found = _object(comment).get(_KEY)
+    return found.get(_WATERMARK) if isinstance(found, dict) else None
+
+
+def record_of(comment: str | None) -> dict[str, Any]:
+    """Read the record of the last run out of a table comment; empty where there is none.
+
+    >>> record_of(None)
+    {}
+    """
+    found = _object(comment).get(_RECORD)
+    return found if isinstance(found, dict) else {}
+
+
+def with_watermark(comment: str | None, watermark: Any, record: dict[str, Any]) -> str:
+    """Write watermark and run record into a comment, keeping everything else that is in it.
+
+    A comment that is not a JSON object is kept under the key ``comment``.
+
+    Raises:
+        ValidationError: the watermark cannot be written as JSON.
+
+    >>> with_watermark("Orders of the shop", 7, {})
+    '{"comment": "Orders of the shop", "pg-bulk-ingest": {"high-watermark": 7}, "ixflow": {}}'
+    """
+    parsed = _object(comment)
+    if comment and not parsed:
+        parsed = {"comment": comment}
+    inner = parsed.get(_KEY)
+    parsed[_KEY] = {**(inner if isinstance(inner, dict) else {}), _WATERMARK: watermark}
+    parsed[_RECORD] = record
+    try:
+        return json.dumps(parsed, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        msg = f"the high watermark {watermark!r} is not a JSON value ({error}); use text or a number"
+        raise ValidationError(msg, high_watermark=repr(watermark)) from None
+
+
+def _object(comment: str | None) -> dict[str, Any]:
+    try:
+        parsed = json.loads(comment or "{}")
+    except ValueError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
