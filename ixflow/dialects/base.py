@@ -10,73 +10,24 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import sqlalchemy as sa
 
 from ixflow.dialects.connect import connected
-from ixflow.errors import SourceUnavailable, TableNotFound, UnsupportedType, ValidationError
+from ixflow.dialects.facts import Cancellable, Held, MergeCounts, Reader, SourceFacts, run
+from ixflow.errors import (
+    SourceUnavailable,
+    TableNotFound,
+    UnsupportedDatabase,
+    UnsupportedType,
+    ValidationError,
+)
 from ixflow.values import Column, PageRange, TableName, TablePart
 
 __all__ = ["Cancellable", "Dialect", "Held", "MergeCounts", "Reader", "SourceFacts", "run"]
-
-
-def run(conn: sa.Connection, sql: str) -> sa.CursorResult[Any]:
-    """Run SQL exactly as it is written: no ``:name`` and no ``%`` in it means anything."""
-    return conn.exec_driver_sql(sql, execution_options={"no_parameters": True})
-
-
-@dataclass(frozen=True, slots=True)
-class MergeCounts:
-    """How many rows a merge inserted, changed, and found equal already."""
-
-    inserted: int
-    updated: int
-    unchanged: int
-
-
-@dataclass(frozen=True, slots=True)
-class SourceFacts:
-    """What the statistics say about a table, without reading it.
-
-    ``rows`` is an estimate (-1: unknown), ``size_bytes`` the stored size, ``pages`` the number of
-    physical pages where the database has them. ``max_connections``/``active_connections`` are the
-    server's; 1/0 where there is no server.
-    """
-
-    rows: int
-    size_bytes: int
-    pages: int | None = None
-    max_connections: int = 1
-    active_connections: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A connection, and the id of the snapshot it holds open for others (None: it cannot)."""
-
-    conn: sa.Connection
-    snapshot: str | None
-
-
-class Reader(Protocol):
-    """One open connection that reads queries to Arrow, all in one snapshot of its own or shared."""
-
-    def read(self, sql: str, columns: Sequence[Column]) -> pa.RecordBatchReader:
-        """Run a query made by `Dialect.select` and stream its rows with the columns' types."""
-        ...
-
-
-@runtime_checkable
-class Cancellable(Protocol):
-    """A reader whose running query another thread can stop."""
-
-    def cancel(self) -> None:
-        """Let the running `read` fail soon."""
-        ...
 
 
 class Dialect(ABC):
@@ -201,6 +152,10 @@ class Dialect(ABC):
             )
             raise TableNotFound(msg, table=str(table))
         return found
+
+    def count(self, conn: sa.Connection, table: TableName) -> int:
+        """Count the rows of a table."""
+        return int(run(conn, f"SELECT count(*) FROM {self.qualified(table)}").scalar_one())
 
     @abstractmethod
     def source_facts(self, conn: sa.Connection, table: TableName) -> SourceFacts:

@@ -110,6 +110,14 @@ class BatchWriter:
             for new in made:
                 replacement.settle(self.conn, new)
 
+    def changed_tables(self) -> list[str]:
+        """Name the tables of which the current batch changes a row or the definition."""
+        return [
+            name
+            for name, counts in self._pending.items()
+            if counts.inserted or counts.updated or counts.deleted or counts.replaced_because
+        ]
+
     def committed(self) -> None:
         """Take the counts of the batch over, now that they are true."""
         self._settled = True

@@ -72,8 +72,7 @@ def parquet_batches(
         if found.null_count and not keyed and high_watermark is not None:
             msg = f"{found.null_count} rows have no {cursor} and {table.name} has no primary key"
             raise ValidationError(msg, table=str(table.name), column=cursor)
-        greatest = _json_value(pc.max(found).as_py())
-        after = greatest if greatest is not None else high_watermark
+        after = _json_value(_later(pc.max(found).as_py(), high_watermark, type_))
         yield after, {"files": len(paths)}, [(table, dataset.scanner(filter=beyond).to_reader())]
 
     return batches
@@ -87,6 +86,14 @@ def _beyond(cursor: str, type_: pa.DataType, watermark: Any, overlap: Any) -> ds
         value = value - overlap
     field = ds.field(cursor)
     return (field > pa.scalar(value, type_)) | field.is_null()
+
+
+def _later(greatest: Any, watermark: Any, type_: pa.DataType) -> Any:
+    """Never move the watermark back, also when the row that set it is gone from the source."""
+    if watermark is None:
+        return greatest
+    before = _typed(watermark, type_)
+    return before if greatest is None else max(greatest, before)
 
 
 def _typed(watermark: Any, type_: pa.DataType) -> Any:

@@ -29,7 +29,7 @@ from ixflow.ingestion.options import (
     Visibility,
     checked,
 )
-from ixflow.ingestion.watermark import watermark_of, with_watermark
+from ixflow.ingestion.watermark import record_of, watermark_of, with_watermark
 from ixflow.secrets import redact
 from ixflow.tables.declared import name_of
 from ixflow.values import TableName, new_run_id
@@ -88,7 +88,8 @@ def ingest(
     checked("visibility", visibility, Visibility)
     started = time.monotonic()
     log = logger or logging.getLogger("ixflow")
-    before = _stored(conn, name_of(tables[0]))
+    comment = _comment(conn, name_of(tables[0]))
+    before = watermark_of(comment)
     watermark = _chosen(high_watermark, before)
     log.info("ingest into %s from watermark %r", _names(tables), watermark)
     writer = BatchWriter(
@@ -113,6 +114,7 @@ def ingest(
         seconds=time.monotonic() - started,
         skipped_rows=writer.skipped,
         phases=writer.phases,
+        changed_by=run.changed_by or record_of(comment).get("changed_by", {}),
     )
 
 
@@ -129,6 +131,7 @@ class _Run:
         self.run_id = new_run_id()
         self.batches = 0
         self.watermark = watermark
+        self.changed_by: dict[str, str] = {}
         self._writer = writer
         self._callback = callback
         self._log = log
@@ -145,7 +148,8 @@ class _Run:
                 self._call_back(batch_metadata)
                 writer.make_visible()
                 value = watermark() if callable(watermark) else watermark
-                comment = with_watermark(dialect.comment(conn, first), value, self._record())
+                known = dialect.comment(conn, first)
+                comment = with_watermark(known, value, self._record(record_of(known)))
                 dialect.set_comment(conn, first, comment)
         except IxflowError:
             raise
@@ -177,8 +181,12 @@ class _Run:
             msg = "on_before_visible ended the transaction of its batch; it must not commit"
             raise IngestError(msg)
 
-    def _record(self) -> dict[str, Any]:
+    def _record(self, before: dict[str, Any]) -> dict[str, Any]:
+        """Describe this run, and for each table the last run that changed a row of it."""
+        changed = dict.fromkeys(self._writer.changed_tables(), self.run_id)
+        self.changed_by = {**before.get("changed_by", {}), **changed}
         return {
+            "changed_by": self.changed_by,
             "run_id": self.run_id,
             "batch": self.batches + 1,
             "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -228,10 +236,9 @@ def _checked_tables(conn: sa.Connection, metadata: sa.MetaData) -> list[sa.Table
     return tables
 
 
-def _stored(conn: sa.Connection, table: TableName) -> Any:
-    dialect = dialect_of(conn)
+def _comment(conn: sa.Connection, table: TableName) -> str | None:
     with conn.begin():
-        return watermark_of(dialect.comment(conn, table))
+        return dialect_of(conn).comment(conn, table)
 
 
 def _chosen(wanted: Any, stored: Any) -> Any:

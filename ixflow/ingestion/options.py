@@ -72,7 +72,11 @@ class TableCounts:
 
 @dataclass(frozen=True, slots=True)
 class IngestResult:
-    """What one call of `ingest` did: rows by table (``schema.table``), watermarks, seconds."""
+    """What one call of `ingest` did: rows by table (``schema.table``), watermarks, seconds.
+
+    ``changed_by`` names, for each table, the last run that changed a row of it, this one or an
+    earlier one: equal values mean equal data.
+    """
 
     run_id: str
     tables: dict[str, TableCounts]
@@ -82,6 +86,7 @@ class IngestResult:
     seconds: float
     skipped_rows: int = 0
     phases: dict[str, float] = field(default_factory=dict)
+    changed_by: dict[str, str] = field(default_factory=dict)
 
     @property
     def rows_inserted(self) -> int:
