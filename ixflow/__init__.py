@@ -1,3 +1,112 @@
-"""Rows out of operational databases and into a warehouse, as Dagster assets, exactly once."""
+"""Rows out of operational databases and into a warehouse, as Dagster assets, exactly once.
+
+The Dagster surface is in `ixflow.dagster`; everything here works without it.
+"""
 
 from __future__ import annotations
+
+from ixflow.errors import (
+    AuditFailed,
+    CacheError,
+    ColumnMismatch,
+    DataError,
+    DuplicateNameError,
+    ExecutionError,
+    FlowError,
+    IngestError,
+    IxflowError,
+    IxtractError,
+    LockError,
+    LockNotAvailable,
+    NotRecommendedError,
+    OutputNotWritable,
+    PlanCorruptionError,
+    ReplacementRefused,
+    SnapshotUnavailable,
+    SourceUnavailable,
+    StageError,
+    TableNotFound,
+    TaskError,
+    UnsupportedDatabase,
+    UnsupportedPlanVersion,
+    UnsupportedType,
+    ValidationError,
+    ValueDoesNotFit,
+)
+from ixflow.extraction.api import execute, execute_plan, explain, plan, profile, published
+from ixflow.extraction.context import RuntimeContext
+from ixflow.extraction.cost import CostConfig
+from ixflow.extraction.intent import ExtractionIntent
+from ixflow.extraction.plan import PlanResult
+from ixflow.ingestion.files import parquet_batches
+from ixflow.ingestion.ingest import ingest
+from ixflow.ingestion.options import Delete, HighWatermark, IngestResult, Upsert, Visibility
+from ixflow.pipeline.audit import AuditResult, audit
+from ixflow.pipeline.config import ConfigContext, create_basic_pipedag_config
+from ixflow.pipeline.containers import ExternalTableReference, Table
+from ixflow.pipeline.flow import Flow
+from ixflow.pipeline.materialize import materialize
+from ixflow.pipeline.result import Result
+from ixflow.pipeline.run import run_stage
+from ixflow.pipeline.stage import Stage
+from ixflow.store.sql_store import SQLTableStore
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AuditFailed",
+    "AuditResult",
+    "CacheError",
+    "ColumnMismatch",
+    "ConfigContext",
+    "CostConfig",
+    "DataError",
+    "Delete",
+    "DuplicateNameError",
+    "ExecutionError",
+    "ExternalTableReference",
+    "ExtractionIntent",
+    "Flow",
+    "FlowError",
+    "HighWatermark",
+    "IngestError",
+    "IngestResult",
+    "IxflowError",
+    "IxtractError",
+    "LockError",
+    "LockNotAvailable",
+    "NotRecommendedError",
+    "OutputNotWritable",
+    "PlanCorruptionError",
+    "PlanResult",
+    "ReplacementRefused",
+    "Result",
+    "RuntimeContext",
+    "SQLTableStore",
+    "SnapshotUnavailable",
+    "SourceUnavailable",
+    "Stage",
+    "StageError",
+    "Table",
+    "TableNotFound",
+    "TaskError",
+    "UnsupportedDatabase",
+    "UnsupportedPlanVersion",
+    "UnsupportedType",
+    "Upsert",
+    "ValidationError",
+    "ValueDoesNotFit",
+    "Visibility",
+    "audit",
+    "create_basic_pipedag_config",
+    "execute",
+    "execute_plan",
+    "explain",
+    "ingest",
+    "materialize",
+    "parquet_batches",
+    "plan",
+    "profile",
+    "published",
+    "run_stage",
+]

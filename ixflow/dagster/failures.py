@@ -15,10 +15,12 @@ _RETRYABLE = (SourceUnavailable, LockNotAvailable)
 
 
 @contextlib.contextmanager
-def failures() -> Iterator[None]:
-    """Turn an ixflow error inside the block into a `dagster.Failure`."""
+def failures(but: type[IxflowError] | tuple[()] = ()) -> Iterator[None]:
+    """Turn an ixflow error inside the block into a `dagster.Failure`, all but one kind."""
     try:
         yield
+    except but:
+        raise
     except IxflowError as error:
         raise as_failure(error) from error
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from ixflow.dagster.failures import failures
 from ixflow.dagster.metadata import table_metadata
-from ixflow.dagster.table_store import SQLTableStoreResource
+from ixflow.dagster.table_store import SQLTableStoreResource, key_and_kinds
 from ixflow.dialects import connected, dialect_of
 from ixflow.ingestion.ingest import ingest
 from ixflow.ingestion.options import Delete, HighWatermark, IngestResult, Upsert
@@ -44,7 +44,7 @@ def ingest_asset(
     name: str | None = None,
     key_prefix: Sequence[str] = (),
     deps: Iterable[Any] = (),
-    warehouse: str = "warehouse",
+    warehouse: str | SQLTableStoreResource = "warehouse",
     group_name: str | None = None,
     kinds: set[str] | None = None,
     automation_condition: dg.AutomationCondition | None = None,
@@ -57,7 +57,7 @@ def ingest_asset(
 
     The function takes the high watermark, or the context and the high watermark, and yields
     batches as `ixflow.ingest` takes them. The asset keys are ``[*key_prefix, schema, table]``.
-    ``warehouse`` is the key of the `SQLTableStoreResource` to write to.
+    ``warehouse`` is the `SQLTableStoreResource` to write to, or its key.
 
     Example::
 
@@ -67,13 +67,15 @@ def ingest_asset(
 
     """
 
+    key, icons = key_and_kinds(warehouse, kinds)
+
     def decorate(batches: Callable[..., Iterable[Any]]) -> dg.AssetsDefinition:
         specs = [
             dg.AssetSpec(
                 key=_key(table, key_prefix),
                 deps=list(deps),
                 group_name=group_name or table.schema,
-                kinds=kinds or {"table"},
+                kinds=icons,
                 automation_condition=automation_condition,
                 tags=tags,
                 owners=owners,
@@ -85,14 +87,14 @@ def ingest_asset(
         @dg.multi_asset(
             name=name or batches.__name__,
             specs=specs,
-            required_resource_keys={warehouse},
+            required_resource_keys={key},
             retry_policy=retry_policy,
             pool=pool,
         )
         def _ingest(
             context: dg.AssetExecutionContext, config: IngestConfig
         ) -> Iterator[dg.MaterializeResult]:
-            resource: SQLTableStoreResource = getattr(context.resources, warehouse)
+            resource: SQLTableStoreResource = getattr(context.resources, key)
             bound = _bound(batches, context)
             yield from materialize_ingest(resource, metadata, bound, config, key_prefix)
 

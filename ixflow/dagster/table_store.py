@@ -6,9 +6,19 @@ import dagster as dg
 import sqlalchemy as sa
 from pydantic import Field, PrivateAttr
 
+from ixflow.dialects import dialect_of
 from ixflow.store.sql_store import SQLTableStore
 
-__all__ = ["SQLTableStoreResource"]
+__all__ = ["SQLTableStoreResource", "key_and_kinds"]
+
+
+def key_and_kinds(
+    warehouse: "str | SQLTableStoreResource", kinds: set[str] | None
+) -> tuple[str, set[str]]:
+    """Give the resource key, and the icons of the tables, of a key or of the resource itself."""
+    if isinstance(warehouse, str):
+        return warehouse, kinds or {"table"}
+    return "warehouse", kinds or {dialect_of(warehouse.url).kind}
 
 
 class SQLTableStoreResource(dg.ConfigurableResource):
