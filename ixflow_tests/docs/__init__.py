@@ -1,0 +1,3 @@
+"""The documentation, held against the code."""
+
+from __future__ import annotations
