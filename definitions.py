@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -25,19 +26,19 @@ def intent(table: str) -> ix.ExtractionIntent:
 
 
 @ix.materialize(input_type=pl.DataFrame)
-def orders(orders: pl.DataFrame) -> ix.Table:
+def orders(orders: pl.DataFrame) -> ix.Table[Any]:
     """Orders that were not returned."""
     return ix.Table(orders.filter(pl.col("state") != "returned"), primary_key="order_id")
 
 
 @ix.materialize(input_type=sa.Table)
-def customers(customers: sa.Table) -> ix.Table:
+def customers(customers: sa.Table) -> ix.Table[Any]:
     """Customers whose country is known: a query, so no row leaves the warehouse."""
     return ix.Table(sa.select(customers).where(customers.c.country.is_not(None)))
 
 
 @ix.materialize(input_type=pl.DataFrame)
-def revenue_by_country(orders: pl.DataFrame, customers: pl.DataFrame) -> ix.Table:
+def revenue_by_country(orders: pl.DataFrame, customers: pl.DataFrame) -> ix.Table[Any]:
     """What the customers of each country spent."""
     spent = orders.join(customers, on="customer_id").group_by("country").agg(pl.sum("total"))
     return ix.Table(spent.sort("country"), primary_key="country")
