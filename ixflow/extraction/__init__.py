@@ -1,0 +1,3 @@
+"""Tables to Parquet: profile the source, plan, read one snapshot, publish all at once."""
+
+from __future__ import annotations

@@ -1,0 +1,151 @@
+"""What the caller wants: which table of which database, and where its files shall be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ixflow.dialects import Dialect, dialect_named
+from ixflow.errors import ValidationError
+from ixflow.secrets import masked, secrets_of
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+__all__ = ["ExtractionIntent"]
+
+_FORMATS = ("parquet",)
+_COMPRESSIONS = ("zstd", "snappy", "gzip", "lz4", "none")
+_MOST_WORKERS = 64
+
+
+@dataclass(frozen=True, repr=False)
+class ExtractionIntent:
+    """One table to extract, from where, to where.
+
+    Args:
+        source_type: ``postgresql`` (or ``postgres``), ``mysql`` (or ``mariadb``), ``duckdb``,
+            ``sqlite``.
+        source_config: host, port, database, user, password; or ``connection_string``, a URL. For
+            a database file only ``database``, its path.
+        object_name: ``table`` or ``schema.table``, exactly as the database spells it.
+        output_dir: the directory under which ``<object>/*.parquet`` appears.
+        output_format: ``parquet``.
+        columns: the columns to extract, in this order; None: all.
+        as_text: columns to read as text, for values that Arrow's type of the column cannot hold.
+        compression: ``zstd``, ``snappy``, ``gzip``, ``lz4`` or ``none``.
+        require_snapshot: refuse to extract where one snapshot for all rows cannot be had.
+        max_workers: the most connections to use at the same time, 1 to 64.
+
+    Raises:
+        ValidationError: a value that cannot work, naming what can.
+
+    >>> config = {"database": "shop", "user": "app", "password": "s3cret"}
+    >>> intent = ExtractionIntent("postgresql", config, "orders")
+    >>> intent.source_config["password"] in repr(intent)
+    False
+
+    """
+
+    source_type: str
+    source_config: Mapping[str, Any]
+    object_name: str
+    output_dir: str | Path = "./output"
+    output_format: str = "parquet"
+    columns: Sequence[str] | None = field(default=None, kw_only=True)
+    as_text: Sequence[str] = field(default=(), kw_only=True)
+    compression: str = field(default="zstd", kw_only=True)
+    require_snapshot: bool = field(default=False, kw_only=True)
+    max_workers: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        _is("source_config", self.source_config, Mapping)
+        object.__setattr__(self, "source_config", dict(self.source_config))
+        object.__setattr__(self, "columns", _names("columns", self.columns))
+        object.__setattr__(self, "as_text", _names("as_text", self.as_text) or ())
+        _is("source_type", self.source_type, str)
+        _is("object_name", self.object_name, str)
+        _is("output_dir", self.output_dir, str, Path)
+        _one_of("output_format", self.output_format, _FORMATS, "what this release writes")
+        _one_of("compression", self.compression, _COMPRESSIONS, "one of")
+        if self.max_workers is not None and not _is_count(self.max_workers):
+            msg = f"max_workers is {self.max_workers!r}; it must be from 1 to {_MOST_WORKERS}"
+            raise ValidationError(msg, max_workers=self.max_workers)
+        self.url()
+
+    @property
+    def dialect(self) -> Dialect:
+        """Give the dialect of the source."""
+        return dialect_named(self.source_type)
+
+    def url(self) -> sa.URL:
+        """Make the URL of the source. It holds the password: never print it."""
+        return self.dialect.url(self.source_config)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """List the secret values, so that `ixflow.secrets.redact` can remove them from texts."""
+        return secrets_of(self.source_config)
+
+    def identity(self) -> str:
+        """Hash what is extracted from where: equal for equal tables, whatever the credentials.
+
+        >>> a = ExtractionIntent("sqlite", {"database": "shop.db"}, "orders")
+        >>> a.identity() == ExtractionIntent("sqlite", {"database": "shop.db"}, "orders").identity()
+        True
+        """
+        parts = [*self.source().values(), self.object_name]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def source(self) -> dict[str, Any]:
+        """Name the database: type, host, port and database, without user and password."""
+        url = self.url()
+        return {
+            "type": self.dialect.name,
+            "host": url.host,
+            "port": url.port or self.dialect.default_port,
+            "database": url.database,
+        }
+
+    def __hash__(self) -> int:
+        """Hash by identity, since a configuration is a dict."""
+        return hash(self.identity())
+
+    def __repr__(self) -> str:
+        """Show everything but the secrets."""
+        shown = dict(self.__dict__, source_config=masked(self.source_config))
+        return f"ExtractionIntent({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+
+def _is(what: str, given: object, *kinds: type) -> None:
+    if not isinstance(given, kinds) or given == "":
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise ValidationError(f"{what} is {given!r}; it must be a {wanted}", argument=what)
+
+
+def _names(what: str, names: Sequence[str] | None) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ValidationError(f"{what} must be a list of column names, not {names!r}")
+    if not names and what == "columns":
+        raise ValidationError("columns is empty; leave it out to extract all of them")
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise ValidationError(f"{what} names {twice} more than once", columns=twice)
+    return tuple(names)
+
+
+def _one_of(what: str, given: Any, allowed: tuple[str, ...], phrase: str) -> None:
+    if given not in allowed:
+        msg = f"{what} is {given!r}; {phrase}: {', '.join(allowed)}"
+        raise ValidationError(msg, value=given)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_WORKERS

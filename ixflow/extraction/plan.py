@@ -1,0 +1,169 @@
+"""A plan as data: what will be read, in which tasks, by how many workers. Stored, shown, executed.
+
+The fingerprint is over the decisions only, so two plans made from the same facts share it.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import pyarrow as pa
+
+from ixflow.dialects.types import arrow_schema
+from ixflow.errors import UnsupportedPlanVersion, ValidationError
+from ixflow.values import Column, PageRange, TableName, TablePart
+
+if TYPE_CHECKING:
+    from ixflow.extraction.context import WorkerResolution
+    from ixflow.extraction.cost import CostEstimate
+    from ixflow.extraction.intent import ExtractionIntent
+    from ixflow.extraction.profile import SourceProfile
+
+__all__ = ["PLAN_VERSION", "Consistency", "ExecutionPlan", "ExtractionTask", "PlanResult"]
+
+PLAN_VERSION = "2.0"
+
+Consistency = Literal["one snapshot", "per connection"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractionTask:
+    """One query whose rows become the files of one chunk; rows and bytes are estimates."""
+
+    chunk_id: str
+    part: TablePart
+    pages: PageRange | None = None
+    estimated_rows: int = -1
+    estimated_bytes: int = 0
+
+    def __str__(self) -> str:
+        """Say what the task reads."""
+        if self.pages is None:
+            return f"{self.chunk_id}: {self.part.table}"
+        first, end = self.pages
+        last = "the end" if end is None else f"{end - 1}"
+        return f"{self.chunk_id}: {self.part.table}, pages {first} to {last}"
+
+
+@dataclass(frozen=True)
+class ExecutionPlan:
+    """Everything `execute` needs to know besides the connection.
+
+    ``columns`` are pinned: an execution that finds others stops. ``estimated_rows`` is -1 where
+    nothing is known.
+    """
+
+    identity: str
+    source_type: str
+    object_name: str
+    table: TableName
+    columns: tuple[Column, ...]
+    strategy: str
+    tasks: tuple[ExtractionTask, ...]
+    worker_count: int
+    consistency: Consistency
+    require_snapshot: bool
+    all_columns: bool
+    output_format: str
+    compression: str
+    estimated_rows: int
+    estimated_bytes: int
+    estimated_seconds: float
+    plan_version: str = PLAN_VERSION
+
+    def __post_init__(self) -> None:
+        """Refuse a plan that reads nothing or has a task twice."""
+        ids = [task.chunk_id for task in self.tasks]
+        if not ids or len(set(ids)) != len(ids) or self.worker_count < 1:
+            msg = f"the plan for {self.object_name} needs a worker and tasks of different names"
+            raise ValidationError(msg, tasks=ids)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash the decisions, not the estimates and not the moment."""
+        decided = self.to_dict()
+        for name in ("estimated_rows", "estimated_bytes", "estimated_seconds", "arrow_schema"):
+            del decided[name]
+        for task in decided["tasks"]:
+            del task["estimated_rows"], task["estimated_bytes"]
+            del task["part"]["rows"], task["part"]["size_bytes"]
+        canonical = json.dumps(decided, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the plan as JSON values; it holds no credential."""
+        made: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        schema = arrow_schema(self.columns).serialize().to_pybytes()
+        return {**made, "arrow_schema": base64.b64encode(schema).decode()}
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` gave.
+
+        Raises:
+            UnsupportedPlanVersion: it was made by a release with other plans.
+            ValidationError: it is not a plan.
+
+        """
+        version = given.get("plan_version")
+        if version != PLAN_VERSION:
+            msg = f"the stored plan has version {version!r}, this release runs {PLAN_VERSION!r}"
+            raise UnsupportedPlanVersion(msg, version=version)
+        try:
+            return cls(**_parsed(given))
+        except (KeyError, TypeError, ValueError, pa.ArrowInvalid) as error:
+            raise ValidationError(f"this is not a plan: {error!r}") from None
+
+
+def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
+    values = dict(given)
+    schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values.pop("arrow_schema"))))
+    values["table"] = TableName(**values["table"])
+    values["columns"] = tuple(
+        Column(**{**column, "type": type_})
+        for column, type_ in zip(values["columns"], schema.types, strict=True)
+    )
+    values["tasks"] = tuple(_task(task) for task in values["tasks"])
+    return values
+
+
+def _task(given: Mapping[str, Any]) -> ExtractionTask:
+    part = TablePart(**{**given["part"], "table": TableName(**given["part"]["table"])})
+    pages = None if given["pages"] is None else (given["pages"][0], given["pages"][1])
+    return ExtractionTask(**{**given, "part": part, "pages": pages})
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """A plan, and what speaks for and against running it.
+
+    ``verdict`` is ``SAFE TO RUN``, ``SAFE WITH WARNINGS`` or ``NOT RECOMMENDED``; ``advisories``
+    say why it is not the first. ``is_safe`` means exactly the first: to run with warnings too, ask
+    for ``not is_not_recommended``. ``cost_estimate`` is None without rates.
+    """
+
+    plan: ExecutionPlan
+    intent: ExtractionIntent
+    profile: SourceProfile
+    verdict: str
+    advisories: list[str]
+    cost_estimate: CostEstimate | None
+    worker_source: str
+    worker_resolution: WorkerResolution
+    throughput_estimate: float
+
+    @property
+    def is_safe(self) -> bool:
+        """Say that nothing speaks against running it."""
+        return self.verdict == "SAFE TO RUN"
+
+    @property
+    def is_not_recommended(self) -> bool:
+        """Say that `execute` will refuse it without ``force``."""
+        return self.verdict == "NOT RECOMMENDED"

@@ -1,0 +1,213 @@
+"""Where the files of an extraction live, and how they appear all at once.
+
+    <output_dir>/orders -> .ixflow/orders/<run_id>        the published run, a symbolic link
+    <output_dir>/.ixflow/orders/<run_id>/*.parquet        the files of a run, and its manifest
+
+A run fills a directory of its own; publishing replaces the link, which is one atomic step. The run
+before stays until the next publication, for readers that have it open. Older runs, and runs whose
+process has died, are removed then: a living run holds a lock on a file in its directory.
+
+A directory listing through the link shows one run. File names hold the run's id, so a reader that
+listed one run and opens its files after the next publication misses a file instead of mixing runs;
+one that resolves the link first (`Path(...).resolve()`) reads on undisturbed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from ixflow.errors import OutputNotWritable
+from ixflow.extraction.manifest import MANIFEST_NAME, Manifest
+
+__all__ = ["OutputPlace", "RunDirectory", "safe_name", "writable"]
+
+_STATE = ".ixflow"
+_LOCK = ".lock"
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_HASHED = re.compile(r".*-[0-9a-f]{12}")
+
+
+def safe_name(name: str) -> str:
+    """Turn an object's name into a file name; different names never give the same.
+
+    >>> safe_name("shop.orders")
+    'shop.orders'
+    >>> safe_name("a/b")
+    'a_b-c14cddc033f6'
+    """
+    if _PLAIN.fullmatch(name) and not _HASHED.fullmatch(name):
+        return name
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:60].strip("_") or "table"
+    return f"{readable}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
+@contextlib.contextmanager
+def writable(place: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into one typed error.
+
+    Raises:
+        OutputNotWritable: naming the place and the reason.
+
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        msg = f"cannot write to {place}: {reason}; check the path, its permissions and the disk"
+        raise OutputNotWritable(msg, path=str(place), reason=reason) from error
+
+
+class OutputPlace:
+    """The place of one object under an output directory."""
+
+    def __init__(self, output_dir: str | Path, object_name: str) -> None:
+        """Name the place; nothing is made yet."""
+        self.root = Path(output_dir).expanduser().absolute()
+        self.name = safe_name(object_name)
+        self.link = self.root / self.name
+        self.home = self.root / _STATE / self.name
+
+    def published_directory(self) -> Path | None:
+        """Give the directory of the published run; None: nothing is published."""
+        run = self._published_run()
+        return None if run is None else self.home / run
+
+    def published(self) -> Manifest | None:
+        """Read the manifest of the published run; None: nothing is published."""
+        directory = self.published_directory()
+        return None if directory is None else Manifest.read(directory)
+
+    @contextlib.contextmanager
+    def new_run(self, run_id: str) -> Iterator[RunDirectory]:
+        """Make the directory of a run; it is removed again unless the run was published.
+
+        Raises:
+            OutputNotWritable: the place cannot be written, or something else is there.
+
+        """
+        with writable(self.link):
+            self.home.mkdir(parents=True, exist_ok=True)
+            self.refuse_foreign()
+            with self._locked():
+                run = RunDirectory(self, run_id)
+        try:
+            yield run
+        finally:
+            run.close()
+
+    def refuse_foreign(self) -> None:
+        """Refuse a place where something lies that no extraction of this object has put there."""
+        if os.path.lexists(self.link) and self._published_run() is None:
+            msg = f"{self.link} exists and was not made by an extraction; move it away first"
+            raise OutputNotWritable(msg, path=str(self.link), reason="exists")
+
+    def replace_link(self, run_id: str) -> None:
+        """Let the link name this run, durably; then remove what no reader needs."""
+        with self._locked():
+            self.refuse_foreign()
+            before = self._published_run()
+            new = self.home / f"link-{run_id}"
+            new.symlink_to(Path(_STATE, self.name, run_id))
+            _sync_directory(self.home)
+            new.replace(self.link)
+            _sync_directory(self.root)
+            # From here on it is published: tidying up must not make that a failure.
+            with contextlib.suppress(OSError):
+                (self.home / run_id / _LOCK).unlink()
+                self._collect({run_id, before})
+
+    def _published_run(self) -> str | None:
+        try:
+            target = Path(os.readlink(self.link))  # noqa: PTH115 - the text, not the place
+        except OSError:
+            return None
+        ours = target.parent == Path(_STATE, self.name)
+        return target.name if ours else None
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes from making, publishing and removing runs of this object."""
+        with (self.home / _LOCK).open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _collect(self, keep: set[str | None]) -> None:
+        for path in self.home.iterdir():
+            if path.name in keep or path.name == _LOCK:
+                continue
+            if path.is_symlink():
+                path.unlink()
+            elif path.is_dir() and not _is_alive(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+class RunDirectory:
+    """The directory of one run, locked while its process lives."""
+
+    def __init__(self, place: OutputPlace, run_id: str) -> None:
+        """Make and lock it; the place must be locked."""
+        self.run_id = run_id
+        self.path = place.home / run_id
+        self._place = place
+        self._published = False
+        self.path.mkdir()
+        self._lock = (self.path / _LOCK).open("ab")
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def file_stem(self, chunk_id: str) -> str:
+        """Name the files of a chunk, without extension."""
+        return f"{self._place.name}_{chunk_id}_{self.run_id.rpartition('-')[2]}"
+
+    def publish(self, manifest: Manifest) -> Path:
+        """Write the manifest and let the run appear; give the manifest's path.
+
+        Raises:
+            OutputNotWritable: the disk refused; what was published before still is.
+
+        """
+        path = self.path / MANIFEST_NAME
+        with writable(self.path):
+            temporary = self.path / f"{MANIFEST_NAME}.tmp"
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(manifest.to_json())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _sync_directory(self.path)
+            self._place.replace_link(self.run_id)
+        self._published = True
+        return path
+
+    def close(self) -> None:
+        """Let go of the directory; remove it unless it was published."""
+        published = self._published or self._place.published_directory() == self.path
+        if not published:
+            shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
+
+
+def _is_alive(run: Path) -> bool:
+    """Say whether a process holds the run's lock."""
+    try:
+        with (run / _LOCK).open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,3 @@
+"""Tests of crash."""
+
+from __future__ import annotations

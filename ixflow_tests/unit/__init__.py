@@ -1,0 +1,3 @@
+"""Tests of unit."""
+
+from __future__ import annotations

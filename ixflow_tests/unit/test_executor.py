@@ -1,0 +1,135 @@
+"""The executor: what it retries, what it does not, and how a failure ends the other workers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+import time
+
+import pyarrow as pa
+import pytest
+
+from ixflow.errors import SnapshotUnavailable, ValueDoesNotFit
+from ixflow.extraction import executor
+from ixflow.extraction.executor import TaskRun
+from ixflow.extraction.plan import ExtractionTask
+from ixflow.extraction.storage import OutputPlace
+from ixflow.values import Column, TableName, TablePart
+from ixflow_tests.unit.test_extraction_values import example_plan
+
+COLUMN = Column("id", "bigint", pa.int64())
+
+
+class Broken(Exception):
+    """A connection that broke."""
+
+
+class FakeDialect:
+    """A database whose answers the test scripts: a list of answers for each table, in order."""
+
+    def __init__(self, **answers) -> None:
+        self.answers, self.opened = answers, 0
+        self.asked: list[str] = []
+
+    @contextlib.contextmanager
+    def reader(self, url, *, snapshot):
+        del url
+        assert snapshot == "the snapshot"
+        self.opened += 1
+        yield FakeReader(self)
+
+    def select_part(self, part, columns, pages):
+        return part.table.name
+
+    def is_transient(self, error):
+        return isinstance(error, Broken)
+
+
+class FakeReader:
+    def __init__(self, dialect) -> None:
+        self.dialect, self.cancelled = dialect, threading.Event()
+
+    def read(self, sql, columns):
+        self.dialect.asked.append(sql)
+        answers = self.dialect.answers[sql]
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if answer == "wait":
+            assert self.cancelled.wait(10)
+            raise Broken
+        if isinstance(answer, Exception):
+            raise answer
+        schema = pa.schema([("id", pa.int64())])
+        batch = pa.record_batch([pa.array(answer, pa.int64())], schema=schema)
+        return pa.RecordBatchReader.from_batches(schema, [batch])
+
+    def cancel(self):
+        self.cancelled.set()
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Give a function that runs a task for each of a fake dialect's tables."""
+    monkeypatch.setattr(executor, "_FIRST_PAUSE", 0.001)
+
+    def execute(dialect: FakeDialect, *, workers: int = 1) -> TaskRun:
+        tasks = tuple(ExtractionTask(name, TablePart(TableName(name))) for name in dialect.answers)
+        plan = dataclasses.replace(
+            example_plan(), tasks=tasks, columns=(COLUMN,), worker_count=workers
+        )
+        with OutputPlace(tmp_path, "t").new_run("ix-1") as directory:
+            made = TaskRun(plan, dialect, None, "the snapshot", directory)  # type: ignore[arg-type] # a stand-in
+            made.run()
+            return made
+
+    return execute
+
+
+def test_every_task_reports_once(run):
+    made = run(FakeDialect(a=[[1]], b=[[2, 3]], c=[[]]), workers=2)
+    assert made.complete()
+    assert sorted((o.chunk_id, o.rows) for o in made.outcomes) == [("a", 1), ("b", 2), ("c", 0)]
+
+
+def test_one_reader_serves_all_tasks_of_a_worker(run):
+    dialect = FakeDialect(a=[[1]], b=[[2]], c=[[3]])
+    run(dialect)
+    assert dialect.opened == 1
+
+
+def test_a_broken_connection_is_replaced_and_its_task_redone(run):
+    dialect = FakeDialect(a=[Broken(), Broken(), [1]], b=[[2]])
+    made = run(dialect)
+    assert made.complete()
+    assert (dialect.asked, dialect.opened) == (["a", "a", "a", "b"], 3)
+
+
+def test_a_connection_that_breaks_again_and_again_ends_the_run(run):
+    dialect = FakeDialect(a=[Broken()], b=[[2]])
+    made = run(dialect)
+    assert not made.complete()
+    assert isinstance(made.errors["a"], Broken)
+    assert dialect.asked == ["a"] * 4
+
+
+@pytest.mark.parametrize(
+    "error", [ValueDoesNotFit("x"), SnapshotUnavailable("x"), RuntimeError("server closed")]
+)
+def test_what_another_try_cannot_mend_is_not_tried_again(run, error):
+    dialect = FakeDialect(a=[error], b=[[2]])
+    made = run(dialect)
+    assert made.errors == {"a": error}
+    assert dialect.asked == ["a"]
+
+
+def test_a_failure_ends_a_worker_that_waits_for_the_server(run):
+    started = time.monotonic()
+    made = run(FakeDialect(a=["wait"], b=[RuntimeError("broken for good")]), workers=2)
+    assert time.monotonic() - started < 5
+    assert list(made.errors) == ["b"]
+    assert made.outcomes == []
+
+
+def test_a_failed_task_leaves_no_file(run, tmp_path):
+    run(FakeDialect(a=[RuntimeError()]))
+    assert list((tmp_path / ".ixflow").rglob("*.parquet*")) == []
