@@ -7,6 +7,7 @@ IxflowError (IxtractError)
 │   │   └── DuplicateNameError       ...... two things of one name
 │   ├── TableNotFound                ... the table that is named does not exist
 │   ├── UnsupportedDatabase          ... no dialect, or a package is missing for it
+│   ├── UnsupportedState             ... ixflow's tables in the database are of a newer release
 │   ├── UnsupportedType              ... a column type that cannot be written from this input
 │   └── UnsupportedPlanVersion       ... a stored plan of another version
 ├── DataError                        mend the data: nothing of the batch was kept
@@ -14,8 +15,10 @@ IxflowError (IxtractError)
 │   └── ColumnMismatch               ... missing or surplus columns
 ├── SourceUnavailable                try again later: the database cannot be reached or refuses us
 ├── LockNotAvailable                 try again later: other sessions hold the table
+├── InputChanged                     try again later: an input was published anew meanwhile
 ├── OutputNotWritable                mend the place: directory, disk, permissions
 ├── ReplacementRefused               decide: something hangs on the table that would be lost
+├── AuditFailed                      decide: an audit refused the stage, nothing was published
 ├── NotRecommendedError              decide: the plan's verdict is NOT RECOMMENDED
 ├── SnapshotUnavailable              decide: one snapshot for all workers cannot be had
 ├── PlanCorruptionError              give up: a stored plan is not what was stored
@@ -35,6 +38,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "AuditFailed",
     "CacheError",
     "ColumnMismatch",
     "DataError",
@@ -42,6 +46,7 @@ __all__ = [
     "ExecutionError",
     "FlowError",
     "IngestError",
+    "InputChanged",
     "IxflowError",
     "IxtractError",
     "LockError",
@@ -57,6 +62,7 @@ __all__ = [
     "TaskError",
     "UnsupportedDatabase",
     "UnsupportedPlanVersion",
+    "UnsupportedState",
     "UnsupportedType",
     "ValidationError",
     "ValueDoesNotFit",
@@ -120,6 +126,10 @@ class UnsupportedDatabase(ValidationError):
     """There is no dialect for this database, or the package that speaks to it is missing."""
 
 
+class UnsupportedState(ValidationError):
+    """The tables that ixflow keeps in this database were written by a newer release."""
+
+
 class UnsupportedType(ValidationError):
     """A column's type cannot be filled from this kind of input."""
 
@@ -148,12 +158,20 @@ class LockNotAvailable(IxflowError):
     """Other sessions held the table for longer than the limit."""
 
 
+class InputChanged(IxflowError):
+    """An input of the stage was published anew while the stage was computed."""
+
+
 class OutputNotWritable(IxflowError):
     """The output directory cannot be written."""
 
 
 class ReplacementRefused(IxflowError):
     """The table cannot be replaced without losing something that hangs on it."""
+
+
+class AuditFailed(IxflowError):
+    """An audit refused the tables of the stage; nothing was published."""
 
 
 class NotRecommendedError(IxflowError):

@@ -1,0 +1,169 @@
+"""`Flow`: stages and tasks as they were declared, and running them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from ixflow.errors import FlowError
+from ixflow.events import Event
+from ixflow.pipeline.config import ConfigContext
+from ixflow.pipeline.containers import normalised
+from ixflow.pipeline.context import Declaration, declaration
+from ixflow.pipeline.result import Result, TaskState
+from ixflow.pipeline.run import Run, relocated, run_flow
+from ixflow.pipeline.stage import Stage
+from ixflow.pipeline.task import Task, TaskGetItem
+
+__all__ = ["Flow"]
+
+
+class Flow:
+    """A collection of stages and their tasks, declared in a ``with`` block.
+
+    Raises:
+        FlowError: another flow's block is open.
+
+    >>> from ixflow.pipeline import Stage, materialize
+    >>> @materialize(version="1")
+    ... def answer():
+    ...     return 42
+    >>> with Flow("example") as flow:
+    ...     with Stage("first"):
+    ...         a = answer()
+    >>> flow["first"]["answer"] is a
+    True
+    """
+
+    def __init__(self, name: str = "default") -> None:
+        self.name = name
+        self.stages: dict[str, Stage] = {}
+        self.tasks: list[Task] = []
+
+    def __enter__(self) -> Self:
+        """Open the block."""
+        if declaration.get() is not None:
+            msg = f"flow {self.name} is opened within another flow's block; close that first"
+            raise FlowError(msg, flow=self.name)
+        declaration.set(Declaration(self))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the block."""
+        del kind, error, trace
+        declaration.set(None)
+
+    def __getitem__(self, name: str) -> Stage:
+        """Find a stage by its name, which is case-insensitive.
+
+        Raises:
+            KeyError: there is none.
+
+        """
+        found = self.stages.get(normalised(name))
+        if found is None:
+            known = ", ".join(self.stages) or "none"
+            msg = f"flow {self.name} has no stage {name!r}; it has {known}"
+            raise KeyError(msg)
+        return found
+
+    def get_stage(self, name: str) -> Stage:
+        """Find a stage; the same as ``flow[name]``."""
+        return self[name]
+
+    def run(
+        self,
+        *components: Task | TaskGetItem | Stage,
+        config: ConfigContext | None = None,
+        fail_fast: bool | None = None,
+        transaction_id: str | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> Result:
+        """Run the flow, or some stages of it, or some tasks.
+
+        Without components everything runs and each stage is published when it is complete. Stages
+        run with those nested in them and are published. Tasks run though they are valid, and are
+        not published. ``config`` defaults to the innermost open `ConfigContext`. A failed run is
+        taken up again by another with the same ``transaction_id``.
+
+        Raises:
+            FlowError: the components are of two kinds or of another flow, or there is no
+                configuration.
+            IxflowError: the run failed and ``fail_fast`` (default: the configuration's) is set.
+
+        >>> flow.run(config=create_basic_pipedag_config(url)).successful  # doctest: +SKIP
+        True
+        """
+        if declaration.get() is not None:
+            msg = f"flow {self.name} cannot run within its own `with` block; run it after"
+            raise FlowError(msg, flow=self.name)
+        chosen = config or ConfigContext.get()
+        tasks, commits = self._selection(components)
+        run, error = run_flow(
+            tasks,
+            commits,
+            chosen.table_store,
+            transaction_id=transaction_id,
+            forced=not commits,
+            max_workers=chosen.max_workers,
+            on_event=on_event,
+        )
+        if error is not None and (chosen.fail_fast if fail_fast is None else fail_fast):
+            raise error
+        return self._result(run, error, chosen)
+
+    def _selection(
+        self, components: Sequence[Task | TaskGetItem | Stage]
+    ) -> tuple[list[Task], list[Stage]]:
+        if not components:
+            return self.tasks, list(self.stages.values())
+        stages = [component for component in components if isinstance(component, Stage)]
+        if stages and len(stages) < len(components):
+            msg = "run() takes stages (published) or tasks (not published), not both at once"
+            raise FlowError(msg, flow=self.name)
+        wanted = [c.task if isinstance(c, TaskGetItem) else c for c in components]
+        foreign = [c for c in wanted if getattr(c, "flow", None) is not self]
+        if foreign:
+            msg = f"run() takes stages or tasks of flow {self.name}, not {foreign[0]!r}"
+            raise FlowError(msg, flow=self.name)
+        chosen = {stage for outer in stages for stage in outer.subtree()}
+        tasks = [task for task in self.tasks if task in wanted or task.stage in chosen]
+        return tasks, [stage for stage in self.stages.values() if stage in chosen]
+
+    def _result(self, run: Run, error: Exception | None, config: ConfigContext) -> Result:
+        values = {
+            task: relocated(run, outcome.value, task.stage)
+            for task, outcome in run.outcomes.items()
+        }
+        states = dict.fromkeys(self.tasks, TaskState.UNKNOWN)
+        states.update({task: outcome.state for task, outcome in run.outcomes.items()})
+        states.update(dict.fromkeys(run.failed, TaskState.FAILED))
+        return Result(
+            flow=self,
+            successful=error is None,
+            config_context=config,
+            task_values=values,
+            task_states=states,
+            exception=error,
+            stages=dict(run.results),
+            store=run.store,
+        )
+
+    def to_definitions(self, **options: Any) -> Any:
+        """Give the flow as Dagster definitions: a subsettable multi-asset a stage.
+
+        See `ixflow.dagster` for the options.
+        """
+        from ixflow.dagster.stages import flow_definitions
+
+        return flow_definitions(self, **options)
+
+    def __repr__(self) -> str:
+        """Show the name and the stages."""
+        return f"<Flow {self.name}: {', '.join(self.stages)}>"

@@ -1,0 +1,130 @@
+"""``@materialize``: the decorator that makes a function a task of a flow."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, overload
+
+from ixflow.errors import FlowError, StageError
+from ixflow.pipeline.containers import Table, normalised
+from ixflow.pipeline.context import declaration
+from ixflow.pipeline.encoding import mapped
+from ixflow.pipeline.task import Task, TaskDefinition
+
+__all__ = ["MaterializingTask", "materialize"]
+
+
+class MaterializingTask:
+    """A function that, called within a stage, becomes a `Task`; elsewhere it is just called."""
+
+    def __init__(self, definition: TaskDefinition) -> None:
+        self.definition = definition
+        self._signature = inspect.signature(definition.fn)
+        functools.update_wrapper(self, definition.fn)
+
+    @property
+    def fn(self) -> Callable[..., Any]:
+        """The function as it was written."""
+        return self.definition.fn
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.definition.name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Wire a task into the open stage; outside a flow call the function.
+
+        Raises:
+            StageError: a flow is open but no stage.
+            TypeError: the arguments do not fit the function.
+
+        """
+        declared = declaration.get()
+        if declared is None:
+            return mapped(self.fn(*args, **kwargs), _unwrapped)
+        if declared.stage is None:
+            msg = f"task {self.name} is called in flow {declared.flow.name} outside of a stage"
+            raise StageError(msg, task=self.name)
+        bound = self._signature.bind(*args, **kwargs)
+        task = Task(self.definition, bound, stage=declared.stage, flow=declared.flow)
+        declared.stage.add(task)
+        declared.flow.tasks.append(task)
+        return task
+
+    def __repr__(self) -> str:
+        """Show the name."""
+        return f"<materializing task {self.name!r}>"
+
+
+def _unwrapped(leaf: Any) -> Any:
+    return leaf.obj if isinstance(leaf, Table) else leaf
+
+
+@overload
+def materialize(fn: Callable[..., Any], /) -> MaterializingTask: ...
+
+
+@overload
+def materialize(
+    *,
+    name: str | None = None,
+    input_type: type | None = None,
+    version: str | None = None,
+    cache: Callable[..., Any] | None = None,
+    nout: int = 1,
+    outputs: Sequence[str] | None = None,
+) -> Callable[[Callable[..., Any]], MaterializingTask]: ...
+
+
+def materialize(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    input_type: type | None = None,
+    version: str | None = None,
+    cache: Callable[..., Any] | None = None,
+    nout: int = 1,
+    outputs: Sequence[str] | None = None,
+) -> Any:
+    """Make a function a task whose tables are stored.
+
+    ``input_type`` is the type as which tables arrive (pandas.DataFrame, polars.DataFrame or
+    LazyFrame, pyarrow.Table, sqlalchemy.Table); without one they arrive as (name, schema).
+    ``version`` is changed with the function's meaning: an equal version on equal inputs is not
+    run again; without one the task runs every time, and so does what follows. ``cache`` is called
+    with the task's arguments, tables as references, and what it returns decides validity too.
+    ``nout`` is the number of elements that unpacking the call gives. ``outputs`` names the tables
+    that the task returns, when they are several or not called like the task: a dict's by its keys,
+    a list's or tuple's in order.
+
+    Raises:
+        FlowError: an argument has the wrong form.
+
+    >>> @materialize(version="1", nout=2)
+    ... def two():
+    ...     return 1, 2
+    >>> two()
+    (1, 2)
+    """
+    _check("nout", nout, "a whole number from 1", type(nout) is int and nout > 0)
+    _check("version", version, "text, such as '1.0'", isinstance(version, (str, type(None))))
+    _check("outputs", outputs, "a list of names", not isinstance(outputs, str))
+    names = None if outputs is None else tuple(normalised(output) for output in outputs)
+
+    def decorate(function: Callable[..., Any]) -> MaterializingTask:
+        called = name or function.__name__
+        return MaterializingTask(
+            TaskDefinition(function, called, input_type, version, cache, nout, names)
+        )
+
+    return decorate if fn is None else decorate(fn)
+
+
+def _check(name: str, value: object, wanted: str, fits: bool) -> None:  # noqa: FBT001
+    if not fits:
+        msg = f"materialize({name}=) takes {wanted}, not {value!r}"
+        raise FlowError(msg, **{name: value})

@@ -1,0 +1,161 @@
+"""What came of a run: of a flow (`Result`), of a stage, of a table."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ixflow.errors import TaskError, ValidationError
+from ixflow.pipeline.containers import ExternalTableReference, Table
+from ixflow.pipeline.encoding import mapped
+from ixflow.pipeline.task import Task, TaskGetItem
+
+if TYPE_CHECKING:
+    from ixflow.pipeline.audit import AuditOutcome
+    from ixflow.pipeline.config import ConfigContext
+    from ixflow.pipeline.flow import Flow
+    from ixflow.store import SQLTableStore, TableColumn
+
+__all__ = ["Result", "StageResult", "TableResult", "TaskState", "item_of", "loaded"]
+
+
+class TaskState(enum.StrEnum):
+    """How a task ended."""
+
+    #: It was not reached, or not selected.
+    UNKNOWN = "unknown"
+    #: It ran.
+    COMPLETED = "completed"
+    #: What is published is what it would make.
+    CACHE_VALID = "cache valid"
+    #: An earlier try of the same transaction had run it.
+    RESUMED = "resumed"
+    #: It raised.
+    FAILED = "failed"
+
+    def is_successful(self) -> bool:
+        """Say whether its result is there."""
+        return self in (TaskState.COMPLETED, TaskState.CACHE_VALID, TaskState.RESUMED)
+
+    def is_failure(self) -> bool:
+        """Say whether it raised."""
+        return self is TaskState.FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class TableResult:
+    """One table of a stage's run.
+
+    ``data_version`` is equal when the content is: the task's cache key where the task has a
+    version, else a hash of the rows in their order where they passed through ixflow, else unique
+    for the write (a query that ran on the server). ``seconds`` is the time its task took.
+    """
+
+    name: str
+    task: str
+    state: TaskState
+    rows: int
+    columns: tuple[TableColumn, ...]
+    seconds: float
+    data_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What the run of one stage did.
+
+    ``version`` counts the publications of the stage; ``published`` says whether this run made one.
+    ``schema`` is where the tables are seen, ``transaction_schema`` where the run wrote.
+    """
+
+    stage: str
+    version: int
+    published: bool
+    tables: tuple[TableResult, ...]
+    dropped: tuple[str, ...]
+    audits: tuple[AuditOutcome, ...]
+    schema: str
+    transaction_schema: str
+    seconds: float
+
+    def __getitem__(self, name: str) -> TableResult:
+        """Give the result of one table.
+
+        Raises:
+            KeyError: the run did not touch it.
+
+        """
+        for table in self.tables:
+            if table.name == name:
+                return table
+        names = ", ".join(table.name for table in self.tables) or "none"
+        msg = f"the run of stage {self.stage} has no table {name!r}; it has {names}"
+        raise KeyError(msg)
+
+
+@dataclass(slots=True)
+class Result:
+    """What the run of a flow did.
+
+    ``task_values`` holds what tasks returned, with references in place of tables; ``get`` loads
+    them. ``exception`` is the error that ended the run, None if it was ``successful``.
+    """
+
+    flow: Flow
+    successful: bool
+    config_context: ConfigContext | None
+    task_values: Mapping[Task, Any]
+    task_states: Mapping[Task, TaskState]
+    exception: Exception | None = None
+    stages: Mapping[str, StageResult] = field(default_factory=dict)
+    store: SQLTableStore | None = None
+
+    def get(self, task: Task | TaskGetItem, as_type: type | None = None) -> Any:
+        """Load what a task returned; tables as ``as_type``, or as the task's own input type.
+
+        Raises:
+            TaskError: the task has no result in this run.
+
+        >>> result.get(orders, as_type=pl.DataFrame)  # doctest: +SKIP
+        """
+        root = task.task if isinstance(task, TaskGetItem) else task
+        if root not in self.task_values or self.store is None:
+            state = self.task_states.get(root, TaskState.UNKNOWN)
+            msg = f"task {root.stage.name}.{root.name} has no result in this run (it is {state})"
+            raise TaskError(msg, stage=root.stage.name, task=root.name)
+        value = self.task_values[root]
+        if isinstance(task, TaskGetItem):
+            value = item_of(value, task)
+        return loaded(self.store, value, as_type or root.input_type)
+
+
+def item_of(value: Any, item: TaskGetItem) -> Any:
+    """Take one element out of a task's value.
+
+    Raises:
+        ValidationError: the value has no such element.
+
+    """
+    for step in item.path:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError) as error:
+            msg = (
+                f"task {item.task.stage.name}.{item.task.name} returned {type(value).__name__}, "
+                f"which has no element {step!r} (wired as {item!r})"
+            )
+            raise ValidationError(msg, task=item.task.name, item=step) from error
+    return value
+
+
+def loaded(store: SQLTableStore, value: Any, type_: Any) -> Any:
+    """Read every table reference in a value as a type of frame."""
+
+    def load(leaf: Any) -> Any:
+        if isinstance(leaf, (Table, ExternalTableReference)) and leaf.location is not None:
+            return store.read(leaf.location, type_)
+        return leaf
+
+    return mapped(value, load)

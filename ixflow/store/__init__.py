@@ -1,0 +1,19 @@
+"""Where the outputs of pipelines live: tables of a stage, published together or not at all."""
+
+from __future__ import annotations
+
+from ixflow.store.metadata import StageState, StoredResult, StoredTable, TableColumn
+from ixflow.store.sql_store import SQLTableStore
+from ixflow.store.transaction import Commit, InputRead, StageTransaction, TableWrite
+
+__all__ = [
+    "Commit",
+    "InputRead",
+    "SQLTableStore",
+    "StageState",
+    "StageTransaction",
+    "StoredResult",
+    "StoredTable",
+    "TableColumn",
+    "TableWrite",
+]

@@ -1,0 +1,37 @@
+"""pyarrow tables, batches and readers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ixflow.store.frames.base import Frames, TableSpec, Written, write_arrow
+from ixflow.tables.read import read_table
+from ixflow.values import TableName
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+__all__ = ["ArrowFrames"]
+
+
+class ArrowFrames(Frames):
+    """Takes `pyarrow.Table`, `RecordBatch` and `RecordBatchReader`; gives `pyarrow.Table`."""
+
+    def owns(self, obj: Any) -> bool:
+        """Say whether it is tabular."""
+        return isinstance(obj, (pa.Table, pa.RecordBatch, pa.RecordBatchReader))
+
+    def gives(self) -> tuple[type, ...]:
+        """Name the types that `read` gives."""
+        return (pa.Table,)
+
+    def write(self, conn: sa.Connection, table: TableName, obj: Any, spec: TableSpec) -> Written:
+        """Create and fill the table."""
+        return write_arrow(conn, table, obj, spec)
+
+    def read(self, engine: sa.Engine, table: TableName, type_: type) -> Any:
+        """Read the table."""
+        del type_
+        return read_table(engine, table)

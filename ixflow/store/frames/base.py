@@ -1,0 +1,107 @@
+"""What every kind of frame can do, and how a written table is fingerprinted on its way."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ixflow.tables.arrow import as_reader
+from ixflow.tables.load import create_and_load
+from ixflow.values import TableName
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+__all__ = ["Frames", "TableSpec", "Written", "write_arrow"]
+
+_ROWS_PER_HASH = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class TableSpec:
+    """How a table shall be stored; ``fingerprint`` asks for a hash of the rows."""
+
+    name: str
+    primary_key: tuple[str, ...] = ()
+    indexes: tuple[tuple[str, ...], ...] = ()
+    type_map: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The number of rows, and the hash of the rows in their order where it was asked and cheap."""
+
+    rows: int
+    fingerprint: str | None = None
+
+
+class Frames(ABC):
+    """One kind of frame: knows its objects, writes them as tables, reads tables as them."""
+
+    @abstractmethod
+    def owns(self, obj: Any) -> bool:
+        """Say whether `write` takes the object."""
+
+    @abstractmethod
+    def gives(self) -> tuple[type, ...]:
+        """Name the types that `read` gives."""
+
+    @abstractmethod
+    def write(self, conn: sa.Connection, table: TableName, obj: Any, spec: TableSpec) -> Written:
+        """Create the table and fill it, in the caller's transaction."""
+
+    @abstractmethod
+    def read(self, engine: sa.Engine, table: TableName, type_: type) -> Any:
+        """Read a committed table."""
+
+
+def write_arrow(conn: sa.Connection, table: TableName, obj: Any, spec: TableSpec) -> Written:
+    """Create and fill a table from anything that speaks Arrow."""
+    reader = as_reader(obj)
+    digest = hashlib.blake2b(digest_size=16) if spec.fingerprint else None
+    if digest is not None:
+        reader = _hashed(reader, digest)
+    rows = create_and_load(
+        conn,
+        table,
+        reader,
+        primary_key=spec.primary_key,
+        indexes=spec.indexes,
+        type_map=spec.type_map,
+    )
+    return Written(rows, digest.hexdigest() if digest is not None else None)
+
+
+def _hashed(reader: pa.RecordBatchReader, digest: Any) -> pa.RecordBatchReader:
+    schema = reader.schema
+    digest.update(schema.remove_metadata().to_string().encode())
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in reader:
+            for start in range(0, batch.num_rows, _ROWS_PER_HASH):
+                digest.update(_packed(batch.slice(start, _ROWS_PER_HASH)).serialize())
+            yield batch
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def _packed(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Give dictionaries and views a form of their own, which a slice serializes alone."""
+    arrays = []
+    for array in batch.columns:
+        kind = array.type
+        if pa.types.is_dictionary(kind):
+            arrays.append(array.dictionary_decode())
+        elif pa.types.is_string_view(kind):
+            arrays.append(array.cast(pa.large_string()))
+        elif pa.types.is_binary_view(kind):
+            arrays.append(array.cast(pa.large_binary()))
+        else:
+            arrays.append(array)
+    return pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in range(len(arrays))])

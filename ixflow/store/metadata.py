@@ -1,0 +1,303 @@
+"""What ixflow remembers about stages, in tables of the same database as the stages' own tables.
+
+One row a published table and one a task result, marked with the *scope* they belong to: the empty
+text for what is published, otherwise the transaction schema that holds it. A row is always written
+in the database transaction that writes or publishes the table itself, so the rows are the truth
+about which tables are whole. There are no keys on these tables: every writer of a stage's rows
+holds the lock of that stage (or of that task).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from ixflow.dialects import Dialect
+from ixflow.errors import UnsupportedState
+from ixflow.values import TableName
+
+__all__ = [
+    "PUBLISHED",
+    "Metadata",
+    "StageState",
+    "StoredResult",
+    "StoredTable",
+    "TableColumn",
+    "TransactionRecord",
+    "now",
+]
+
+STATE_VERSION = 1
+PUBLISHED = ""
+_ROWS_PER_INSERT = 200
+
+
+def now() -> str:
+    """Give the time as text that sorts (UTC, ISO 8601)."""
+    return dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
+
+
+class TableColumn(NamedTuple):
+    """One column of a stored table, as the database names its type."""
+
+    name: str
+    type: str
+    nullable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTable:
+    """One table that a task wrote: where it came from, what is in it."""
+
+    name: str
+    task: str
+    task_key: str
+    data_version: str
+    rows: int
+    columns: tuple[TableColumn, ...]
+    transaction_id: str
+    written_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """What a task returned, as JSON, and the names of the tables that belong to it."""
+
+    position: str
+    task: str
+    task_key: str
+    output: str
+    tables: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StageState:
+    """The tables and results of one scope of a stage, and the stage's version (0: never)."""
+
+    version: int = 0
+    tables: Mapping[str, StoredTable] = field(default_factory=dict)
+    results: tuple[StoredResult, ...] = ()
+
+    def whole(self, key: str) -> StoredResult | None:
+        """Find the result of a task key, if every table of it is still the one it wrote."""
+        for result in self.results:
+            if result.task_key == key and all(self._owns(result, n) for n in result.tables):
+                return result
+        return None
+
+    def at(self, position: str) -> StoredResult | None:
+        """Find the result of the task at this place of the flow, if it is whole."""
+        for result in self.results:
+            if result.position == position:
+                return result if all(self._owns(result, n) for n in result.tables) else None
+        return None
+
+    def _owns(self, result: StoredResult, name: str) -> bool:
+        return name in self.tables and self.tables[name].task_key == result.task_key
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionRecord:
+    """One attempt of a run at a stage; state is open, committed or collected."""
+
+    transaction_id: str
+    attempt: int
+    schema: str
+    state: str
+    seen_at: str
+
+
+class Metadata:
+    """The statements on ixflow's own tables, in the schema of the given name."""
+
+    def __init__(self, dialect: Dialect, schema: str) -> None:
+        self.schema = schema
+        self._dialect = dialect
+        made = sa.MetaData(schema=sa.quoted_name(schema, quote=True))
+        text, number = sa.Text, sa.BigInteger
+        self._state = sa.Table("state", made, sa.Column("version", number))
+        self._stages = _table("stages", made, text, "stage", "transaction_id", "published_at")
+        self._stages.append_column(sa.Column("version", number))
+        self._transactions = _table(
+            "transactions", made, text, "stage", "transaction_id", "schema_name", "state", "seen_at"
+        )
+        self._transactions.append_column(sa.Column("attempt", number))
+        names = ("stage", "scope", "position", "task", "task_key", "output", "tables")
+        self._results = _table("results", made, text, *names)
+        names = ("stage", "scope", "name", "task", "task_key", "data_version", "columns")
+        self._tables = _table("tables", made, text, *names, "transaction_id", "written_at")
+        self._tables.append_column(sa.Column("row_count", number))
+        self._made = made
+
+    def installed(self, conn: sa.Connection) -> bool:
+        """Say whether the tables are there.
+
+        Raises:
+            UnsupportedState: they were written by a newer release.
+
+        """
+        if not self._dialect.exists(conn, TableName("state", self.schema)):
+            return False
+        version = conn.execute(sa.select(sa.func.max(self._state.c.version))).scalar()
+        if version is not None and version > STATE_VERSION:
+            msg = (
+                f"the schema {self.schema} was written by a newer ixflow (state version {version}, "
+                f"this release knows {STATE_VERSION}); upgrade ixflow, or use another "
+                f"metadata_schema"
+            )
+            raise UnsupportedState(msg, schema=self.schema, version=version)
+        return version is not None
+
+    def install(self, conn: sa.Connection) -> None:
+        """Create the tables, in the caller's transaction and under its lock."""
+        self._dialect.create_schema(conn, self.schema)
+        self._made.create_all(conn, checkfirst=False)
+        conn.execute(sa.insert(self._state).values(version=STATE_VERSION))
+
+    def version(self, conn: sa.Connection, stage: str) -> int:
+        """Give the version of a stage; 0 if it was never published."""
+        t = self._stages
+        found = conn.execute(sa.select(t.c.version).where(t.c.stage == stage)).scalar()
+        return int(found or 0)
+
+    def state(self, conn: sa.Connection, stage: str, scope: str = PUBLISHED) -> StageState:
+        """Read the tables and results of one scope of a stage."""
+        t, r = self._tables, self._results
+        here = sa.and_(t.c.stage == stage, t.c.scope == scope)
+        tables = {
+            row.name: StoredTable(
+                row.name,
+                row.task,
+                row.task_key,
+                row.data_version,
+                row.row_count,
+                tuple(TableColumn(*column) for column in json.loads(row.columns)),
+                row.transaction_id,
+                row.written_at,
+            )
+            for row in conn.execute(sa.select(t).where(here))
+        }
+        query = sa.select(r).where(r.c.stage == stage, r.c.scope == scope)
+        results = tuple(_result(row) for row in conn.execute(query))
+        return StageState(self.version(conn, stage), tables, results)
+
+    def result(self, conn: sa.Connection, stage: str, scope: str, key: str) -> bool:
+        """Say whether a scope holds the result of a task key."""
+        r = self._results
+        query = sa.select(r.c.task).where(
+            r.c.stage == stage, r.c.scope == scope, r.c.task_key == key
+        )
+        return conn.execute(query).first() is not None
+
+    def outputs(self, conn: sa.Connection, stage: str, positions: Iterable[str]) -> dict[str, str]:
+        """Give the published outputs at some positions of a stage."""
+        r = self._results
+        query = sa.select(r.c.position, r.c.output).where(
+            r.c.stage == stage, r.c.scope == PUBLISHED, r.c.position.in_(list(positions))
+        )
+        return {row.position: row.output for row in conn.execute(query)}
+
+    def add(
+        self,
+        conn: sa.Connection,
+        stage: str,
+        scope: str,
+        tables: Sequence[StoredTable],
+        results: Sequence[StoredResult],
+    ) -> None:
+        """Add rows to a scope."""
+        place = {"stage": stage, "scope": scope}
+        _insert(conn, self._tables, [place | _table_row(table) for table in tables])
+        _insert(conn, self._results, [place | _result_row(result) for result in results])
+
+    def forget_tables(
+        self, conn: sa.Connection, stage: str, scope: str, names: Sequence[str]
+    ) -> None:
+        """Remove the rows of some tables of a scope."""
+        t = self._tables
+        here = sa.and_(t.c.stage == stage, t.c.scope == scope, t.c.name.in_(list(names)))
+        conn.execute(sa.delete(t).where(here))
+
+    def forget(self, conn: sa.Connection, stage: str, scope: str) -> None:
+        """Remove all rows of a scope."""
+        for table in (self._tables, self._results):
+            here = sa.and_(table.c.stage == stage, table.c.scope == scope)
+            conn.execute(sa.delete(table).where(here))
+
+    def set_version(
+        self, conn: sa.Connection, stage: str, version: int, transaction_id: str
+    ) -> None:
+        """Record that a version of the stage was published."""
+        t = self._stages
+        conn.execute(sa.delete(t).where(t.c.stage == stage))
+        row = {"stage": stage, "version": version, "transaction_id": transaction_id}
+        conn.execute(sa.insert(t).values(**row, published_at=now()))
+
+    def transactions(self, conn: sa.Connection, stage: str) -> list[TransactionRecord]:
+        """List the attempts at a stage that are remembered."""
+        t = self._transactions
+        columns = (t.c.transaction_id, t.c.attempt, t.c.schema_name, t.c.state, t.c.seen_at)
+        query = sa.select(*columns).where(t.c.stage == stage)
+        return [TransactionRecord(*row) for row in conn.execute(query)]
+
+    def put_transaction(self, conn: sa.Connection, stage: str, record: TransactionRecord) -> None:
+        """Record an attempt, in place of what was recorded for its schema."""
+        self.forget_transaction(conn, stage, record.schema)
+        conn.execute(
+            sa.insert(self._transactions).values(
+                stage=stage,
+                transaction_id=record.transaction_id,
+                attempt=record.attempt,
+                schema_name=record.schema,
+                state=record.state,
+                seen_at=record.seen_at,
+            )
+        )
+
+    def forget_transaction(self, conn: sa.Connection, stage: str, schema: str) -> None:
+        """Remove the record of an attempt."""
+        t = self._transactions
+        conn.execute(sa.delete(t).where(t.c.stage == stage, t.c.schema_name == schema))
+
+
+def _table(name: str, made: sa.MetaData, type_: Any, *columns: str) -> sa.Table:
+    return sa.Table(name, made, *(sa.Column(column, type_) for column in columns))
+
+
+def _insert(conn: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
+    # Many rows a statement: DuckDB takes a millisecond for each statement of an executemany.
+    for start in range(0, len(rows), _ROWS_PER_INSERT):
+        conn.execute(sa.insert(table).values(list(rows[start : start + _ROWS_PER_INSERT])))
+
+
+def _table_row(table: StoredTable) -> dict[str, Any]:
+    return {
+        "name": table.name,
+        "task": table.task,
+        "task_key": table.task_key,
+        "data_version": table.data_version,
+        "row_count": table.rows,
+        "columns": json.dumps(table.columns),
+        "transaction_id": table.transaction_id,
+        "written_at": table.written_at,
+    }
+
+
+def _result_row(result: StoredResult) -> dict[str, Any]:
+    return {
+        "position": result.position,
+        "task": result.task,
+        "task_key": result.task_key,
+        "output": result.output,
+        "tables": json.dumps(result.tables),
+    }
+
+
+def _result(row: Any) -> StoredResult:
+    names = tuple(json.loads(row.tables))
+    return StoredResult(row.position, row.task, row.task_key, row.output, names)

@@ -1,0 +1,312 @@
+"""One run's work on one stage: tables written aside, then published together.
+
+The tables go to a schema of the transaction, each in a database transaction of its own with the
+rows that describe it. A commit is a single database transaction. Whatever dies in between leaves
+the published schema as it was, and what was written for the next try with the same id.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ixflow.errors import (
+    InputChanged,
+    ReplacementRefused,
+    StageError,
+    ValidationError,
+)
+from ixflow.store.collect import collect, is_over
+from ixflow.store.commit import CommitPlan, plan_commit
+from ixflow.store.frames import TableSpec, frames_for
+from ixflow.store.metadata import (
+    PUBLISHED,
+    StageState,
+    StoredResult,
+    StoredTable,
+    TableColumn,
+    TransactionRecord,
+    now,
+)
+from ixflow.values import TableName
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from ixflow.store.sql_store import SQLTableStore
+
+__all__ = ["Commit", "InputRead", "StageTransaction", "TableWrite"]
+
+
+@dataclass(frozen=True, slots=True)
+class TableWrite:
+    """A frame or query, and how it shall be stored."""
+
+    obj: Any
+    spec: TableSpec
+
+
+@dataclass(frozen=True, slots=True)
+class InputRead:
+    """The published result of another task that this run relied on, by stage and place."""
+
+    stage: str
+    position: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a commit did: the stage's version, the tables that appeared, and those that went."""
+
+    version: int
+    published: tuple[str, ...]
+    dropped: tuple[str, ...]
+    changed: bool
+
+
+class StageTransaction:
+    """The unpublished side of one stage for one transaction id."""
+
+    def __init__(self, store: SQLTableStore, stage: str, transaction_id: str) -> None:
+        """Read what is published and what this transaction holds already; write nothing."""
+        self._store = store
+        self.stage = stage
+        self.transaction_id = transaction_id
+        self.published_schema = store.schema(stage)
+        self.attempt = 0
+        self.held = StageState()
+        self.published = StageState()
+        self._begun = False
+        self._begin_lock = threading.Lock()
+        self._held_lock = threading.Lock()
+        with store.begin() as conn:
+            if store.metadata.installed(conn):
+                self._read(conn)
+        self.schema = store.transaction_schema(stage, transaction_id, self.attempt)
+
+    def _read(self, conn: sa.Connection) -> None:
+        metadata, place = self._store.metadata, self.published_schema
+        mine = [t for t in metadata.transactions(conn, place) if self._is_mine(t)]
+        done = [t.attempt for t in mine if t.state != "open"]
+        self.attempt = max(done) + 1 if done else 0
+        self.published = self._store.published_in(conn, self.stage)
+        if any(t.attempt == self.attempt for t in mine):
+            schema = self._store.transaction_schema(self.stage, self.transaction_id, self.attempt)
+            self.held = metadata.state(conn, place, schema)
+
+    def _is_mine(self, record: TransactionRecord) -> bool:
+        return record.transaction_id == self.transaction_id
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Create the transaction schema, once; collect abandoned ones."""
+        with self._begin_lock:
+            if self._begun:
+                return
+            store = self._store
+            store.install()
+            with store.locked(f"stage {self.published_schema}") as conn:
+                known = store.metadata.transactions(conn, self.published_schema)
+                self._refuse_finished(known)
+                store.dialect.create_schema(conn, self.schema)
+                self._record(conn, "open")
+            self._begun = True
+        if any(is_over(store, record, self.schema, committed=False) for record in known):
+            collect(store, self.published_schema, self.schema, committed=False)
+
+    def _refuse_finished(self, known: Sequence[TransactionRecord]) -> None:
+        if any(t.schema == self.schema and t.state != "open" for t in known):
+            msg = f"another process has committed stage {self.stage} for {self.transaction_id}"
+            raise InputChanged(msg, stage=self.stage, inputs=[self.stage])
+
+    def _record(self, conn: sa.Connection, state: str) -> None:
+        record = TransactionRecord(self.transaction_id, self.attempt, self.schema, state, now())
+        self._store.metadata.put_transaction(conn, self.published_schema, record)
+
+    def write(
+        self,
+        result: StoredResult,
+        writes: Sequence[TableWrite],
+        *,
+        data_version: str | None = None,
+    ) -> None:
+        """Write the tables of a task and its result, all in one database transaction.
+
+        Without a ``data_version`` it is derived from the rows, or, where no rows pass through
+        here, unique for this write.
+        """
+        place, metadata = self.published_schema, self._store.metadata
+        with self._store.locked(f"task {self.schema} {result.task_key}") as conn:
+            if metadata.result(conn, place, self.schema, result.task_key):
+                self._remember(metadata.state(conn, place, self.schema))
+                return
+            self._drop_leftovers(conn, [write.spec.name for write in writes])
+            tables = [self._write(conn, result, write, data_version) for write in writes]
+            metadata.add(conn, place, self.schema, tables, [result])
+        self._remember(StageState(0, {table.name: table for table in tables}, (result,)))
+
+    def check_external(self, table: TableName) -> None:
+        """Refuse a reference to a table that is not there, or that is the stage's own.
+
+        Raises:
+            TableNotFound, StageError: so it is.
+
+        """
+        if table.schema in (self.schema, self.published_schema):
+            msg = f"{table} is in stage {self.stage} itself; take the task that makes it instead"
+            raise StageError(msg, stage=self.stage, table=str(table))
+        with self._store.begin() as conn:
+            self._store.dialect.columns(conn, table)
+
+    def _remember(self, more: StageState) -> None:
+        with self._held_lock:
+            tables = {**self.held.tables, **more.tables}
+            results = dict.fromkeys((*self.held.results, *more.results))
+            self.held = StageState(self.held.version, tables, tuple(results))
+
+    def _drop_leftovers(self, conn: sa.Connection, names: Sequence[str]) -> None:
+        """Make room where an earlier try of this transaction wrote other tables of these names."""
+        leftovers = [name for name in names if name in self.held.tables]
+        for name in leftovers:
+            self._store.dialect.drop_table(conn, TableName(name, self.schema))
+        if leftovers:
+            self._store.metadata.forget_tables(conn, self.published_schema, self.schema, leftovers)
+
+    def _write(
+        self,
+        conn: sa.Connection,
+        result: StoredResult,
+        write: TableWrite,
+        data_version: str | None,
+    ) -> StoredTable:
+        table = TableName(write.spec.name, self.schema)
+        self._check_name(table)
+        frames = frames_for(write.obj)
+        if frames is None:
+            msg = f"{type(write.obj).__name__} cannot be stored as table {table.name}"
+            raise ValidationError(msg, table=table.name)
+        spec = dataclasses.replace(write.spec, fingerprint=data_version is None)
+        written = frames.write(conn, table, write.obj, spec)
+        columns = tuple(
+            TableColumn(column.name, column.sql_type, column.nullable)
+            for column in self._store.dialect.columns(conn, table)
+        )
+        return StoredTable(
+            table.name,
+            result.task,
+            result.task_key,
+            data_version or written.fingerprint or uuid.uuid4().hex,
+            written.rows,
+            columns,
+            self.transaction_id,
+            now(),
+        )
+
+    def _check_name(self, table: TableName) -> None:
+        longest = self._store.dialect.max_identifier
+        if len(table.name.encode()) > longest:
+            msg = f"the table name {table.name!r} is longer than {longest} bytes; shorten it"
+            raise ValidationError(msg, table=table.name)
+
+    def locate(self, key: str) -> str:
+        """Name the schema where the tables of a task key can be read now."""
+        return self.published_schema if self.published.whole(key) else self.schema
+
+    # -- publishing -----------------------------------------------------------------------------
+
+    def commit(
+        self, results: Sequence[StoredResult], *, full: bool, inputs: Sequence[InputRead] = ()
+    ) -> Commit:
+        """Publish the tables of these results together, unless nothing has changed.
+
+        ``full`` says that the results are everything the stage has. Tables that are published
+        already under the same key are carried over where they are.
+
+        Raises:
+            InputChanged: a result that this run read or carried over was replaced meanwhile.
+            ReplacementRefused: an object that is not the stage's own is in the way.
+            LockNotAvailable: readers held the old tables for too long.
+
+        """
+        plan = plan_commit(self.published, self.held, results, full=full)
+        if not plan.changed:
+            return Commit(self.published.version, (), (), changed=False)
+        self._store.install()
+        with self._store.locked(f"stage {self.published_schema}") as conn:
+            current = self._store.published_in(conn, self.stage)
+            self._validate(conn, current, results, inputs)
+            plan = plan_commit(current, self.held, results, full=full)
+            if not plan.changed:
+                return Commit(current.version, (), (), changed=False)
+            version = current.version + 1
+            self._publish(conn, plan, version)
+        self.published = StageState(version, plan.tables, plan.results)
+        collect(self._store, self.published_schema, self.schema, committed=True)
+        return Commit(version, plan.publish, plan.drop, changed=True)
+
+    def _publish(self, conn: sa.Connection, plan: CommitPlan, version: int) -> None:
+        store, place = self._store, self.published_schema
+        self._refuse_foreign(conn, plan)
+        if plan.publish or plan.drop:
+            store.dialect.publish(
+                conn,
+                transaction=self.schema,
+                schema=place,
+                tables=plan.publish,
+                drops=plan.drop,
+            )
+        store.metadata.forget(conn, place, PUBLISHED)
+        store.metadata.forget(conn, place, self.schema)
+        store.metadata.add(conn, place, PUBLISHED, list(plan.tables.values()), plan.results)
+        store.metadata.set_version(conn, place, version, self.transaction_id)
+        self._record(conn, "committed")
+
+    def _validate(
+        self,
+        conn: sa.Connection,
+        current: StageState,
+        results: Sequence[StoredResult],
+        inputs: Sequence[InputRead],
+    ) -> None:
+        moved = {self.stage for r in results if not self._available(current, r)}
+        for stage in {read.stage for read in inputs}:
+            wanted = {read.position: read.output for read in inputs if read.stage == stage}
+            found = self._store.metadata.outputs(conn, self._store.schema(stage), wanted)
+            if found != wanted:
+                moved.add(stage)
+        if self.held.results and not self._still_open(conn):
+            moved.add(self.stage)
+        if moved:
+            names = sorted(moved)
+            msg = (
+                f"stage {self.stage} was computed from results of {', '.join(names)} that another "
+                f"run has replaced meanwhile; nothing was published, run it again"
+            )
+            raise InputChanged(msg, stage=self.stage, inputs=names)
+
+    def _available(self, current: StageState, result: StoredResult) -> bool:
+        mine = self.held.whole(result.task_key) or not result.tables
+        return bool(mine or current.whole(result.task_key))
+
+    def _still_open(self, conn: sa.Connection) -> bool:
+        known = self._store.metadata.transactions(conn, self.published_schema)
+        return any(t.schema == self.schema and t.state == "open" for t in known)
+
+    def _refuse_foreign(self, conn: sa.Connection, plan: CommitPlan) -> None:
+        """Refuse to replace a table of this schema that no stage of ours has written."""
+        owned = self._store.metadata.state(conn, self.published_schema).tables
+        present = set(self._store.dialect.tables_in(conn, self.published_schema))
+        foreign = sorted(name for name in plan.publish if name in present - set(owned))
+        if foreign:
+            names = ", ".join(foreign)
+            msg = (
+                f"the schema {self.published_schema} has {names} already, not written by stage "
+                f"{self.stage}; drop or rename it, or rename the stage's table"
+            )
+            raise ReplacementRefused(msg, tables=foreign, stage=self.stage)
