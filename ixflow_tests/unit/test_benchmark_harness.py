@@ -1,0 +1,93 @@
+"""The benchmark harness counts right, and does not time a contender that skips rows."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from benchmarks.harness import (
+    BenchmarkFailed,
+    Contender,
+    Measurement,
+    Run,
+    WrongRows,
+    measure,
+    server_cpu_seconds,
+    table,
+)
+
+SLEEPS = "import time; from benchmarks.harness import contend; contend(lambda: time.sleep({}) or 7)"
+
+
+def sleeper(name, seconds=0.0):
+    return Contender(name, (sys.executable, "-c", SLEEPS.format(seconds)))
+
+
+def measured(name, *walls):
+    return Measurement(name, 10, tuple(Run(wall, 2 * wall, 0.0, 5.0) for wall in walls))
+
+
+def test_a_ratio_is_that_of_the_medians():
+    limit, other = measured("limit", 1.0, 2.0, 90.0), measured("other", 6.0, 5.0, 1.0)
+    assert other.median("wall") == 5.0
+    assert other.ratio("wall", limit) == 2.5
+    assert other.rows_per_second == 2.0
+
+
+def test_there_is_no_ratio_to_nothing():
+    limit = measured("limit", 1.0)
+    assert limit.ratio("server_cpu", limit) is None
+    assert " - " in table("title", "facts", [limit])
+
+
+def test_the_json_form_holds_every_run():
+    limit, other = measured("limit", 2.0), measured("other", 3.0, 5.0)
+    found = other.as_json(limit)
+    assert found["ratios"]["wall"] == 2.0
+    assert [run["wall"] for run in found["runs"]] == [3.0, 5.0]
+
+
+def test_contenders_take_turns_and_each_has_a_row():
+    heard: list[str] = []
+    contenders = [sleeper("quick"), sleeper("slow", 0.2)]
+    found = measure(contenders, rows=7, repeat=2, progress=heard.append)
+    assert [line.split(": ")[1] for line in heard] == ["quick", "slow"] * 3
+    assert [len(one.runs) for one in found] == [2, 2]
+    assert found[1].median("wall") >= 0.2
+    assert found[0].median("peak_mb") > 1
+    printed = table("a title", "some facts", found)
+    assert "ratios, not clocks: x is the median divided by that of quick" in printed
+    assert [line.split()[0] for line in printed.splitlines()[-2:]] == ["quick", "slow"]
+
+
+def test_starting_up_is_not_measured():
+    command = "import time; time.sleep(0.5); " + SLEEPS.format(0)
+    found = measure([Contender("late", (sys.executable, "-c", command))], rows=7, repeat=1)
+    assert found[0].median("wall") < 0.4
+
+
+def test_wrong_rows_stop_it():
+    with pytest.raises(WrongRows, match="honest reported 7 rows instead of 8"):
+        measure([sleeper("honest")], rows=8, repeat=1)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("raise SystemExit('no server')", "no server"),
+        ("print('ready', flush=True); input(); print('many')", "it was silent"),
+        ("print('ready', flush=True); input(); print(7); raise SystemExit('too late')", "too late"),
+    ],
+)
+def test_a_contender_that_fails_stops_it_and_says_why(command, said):
+    broken = Contender("broken", (sys.executable, "-c", command))
+    with pytest.raises(BenchmarkFailed, match=f"(?s)broken did not do its work.*{said}"):
+        measure([broken], rows=7, repeat=1)
+
+
+def test_a_server_is_its_process_and_its_children():
+    here = sum(os.times()[:4])
+    assert server_cpu_seconds(os.getpid()) == pytest.approx(here, abs=0.1)
+    assert server_cpu_seconds(None) == 0.0
