@@ -17,6 +17,7 @@ IxflowError (IxtractError)
 ├── LockNotAvailable                 try again later: other sessions hold the table
 ├── InputChanged                     try again later: an input was published anew meanwhile
 ├── OutputNotWritable                mend the place: directory, disk, permissions
+├── StateUnavailable                 mend the place: the state database cannot be used
 ├── ReplacementRefused               decide: something hangs on the table that would be lost
 ├── AuditFailed                      decide: an audit refused the stage, nothing was published
 ├── NotRecommendedError              decide: the plan's verdict is NOT RECOMMENDED
@@ -58,6 +59,7 @@ __all__ = [
     "SnapshotUnavailable",
     "SourceUnavailable",
     "StageError",
+    "StateUnavailable",
     "TableNotFound",
     "TaskError",
     "UnsupportedDatabase",
@@ -164,6 +166,10 @@ class InputChanged(IxflowError):
 
 class OutputNotWritable(IxflowError):
     """The output directory cannot be written."""
+
+
+class StateUnavailable(IxflowError):
+    """The database that remembers runs and plans cannot be used."""
 
 
 class ReplacementRefused(IxflowError):

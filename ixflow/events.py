@@ -113,5 +113,5 @@ def emit(event: Event) -> None:
     for listener in _listeners.get():
         try:
             listener(event)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever a listener raises, the load goes on
             _log.exception("a listener failed on %s", type(event).__name__)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import sqlalchemy as sa
 
@@ -13,18 +15,34 @@ __all__ = ["SECRET_KEYS", "masked", "redact", "redact_url", "secrets_of"]
 # Keys of a source_config, of a URL query and of libpq's key=value texts that carry a credential.
 SECRET_KEYS = ("password", "passwd", "pwd", "secret", "token", "api_key", "access_key", "sslkey")
 
-_URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.\-]*://[^\s/:@]*:)[^\s]*@(?=[^\s@]*)", re.I)
-_KEY_VALUE = re.compile(rf"\b(?P<key>{'|'.join(SECRET_KEYS)})\s*=\s*('[^']*'|[^\s&;,'\"]+)", re.I)
+_URL_PASSWORD = re.compile(r"(?i)(?P<head>[a-z][a-z0-9+.\-]*://[^\s/:@]*:)[^\s]*@(?=[^\s@]*)")
+_WORDS = "|".join(SECRET_KEYS)
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+# password=x, sslpassword = 'x y', and the 'password': 'x' of a printed dict or JSON.
+_KEY_VALUE = re.compile(
+    rf"""(?i)(?P<head>\b[\w-]*(?:{_WORDS})[\w-]*\s*=\s*)(?:{_QUOTED}|[^\s&;,'"]+)"""
+)
+_QUOTED_KEY = re.compile(
+    rf"""(?i)(?P<head>(?P<mark>['"])[\w-]*(?:{_WORDS})[\w-]*(?P=mark)\s*:\s*)"""
+    rf"""(?:{_QUOTED}|[^\s,}}]+)"""
+)
 
 
 def redact_url(url: str | sa.URL) -> str:
     """Return the URL with ``***`` in place of its password and of secret query parameters.
 
+    A text that is no URL, or whose password holds an unquoted ``@``, is redacted as a text.
+
     >>> redact_url("postgresql+psycopg://app:s3cret@db/shop?sslpassword=x")
     'postgresql+psycopg://app:***@db/shop?sslpassword=***'
     """
-    made = sa.make_url(url)
-    hidden = {key: "***" for key in made.query if any(word in key.lower() for word in SECRET_KEYS)}
+    try:
+        made = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        return redact(str(url))
+    if isinstance(url, str) and url.count("@") > 1:
+        return redact(url)
+    hidden = {key: "***" for key in made.query if _is_secret(key)}
     if hidden:
         made = made.update_query_dict(hidden)
     return made.render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
@@ -36,10 +54,23 @@ def redact(text: str, *secrets: str | None) -> str:
     >>> redact("cannot open postgresql://app:s3cret@db/shop")
     'cannot open postgresql://app:***@db/shop'
     """
-    for secret in sorted({s for s in secrets if s}, key=len, reverse=True):
+    spellings = {form for secret in secrets if secret for form in _spellings(secret)}
+    for secret in sorted(spellings, key=len, reverse=True):
         text = text.replace(secret, "***")
     text = _URL_PASSWORD.sub(r"\g<head>***@", text)
-    return _KEY_VALUE.sub(r"\g<key>=***", text)
+    return _QUOTED_KEY.sub(r"\g<head>'***'", _KEY_VALUE.sub(r"\g<head>***", text))
+
+
+def _spellings(secret: str) -> tuple[str, ...]:
+    """List how drivers and SQLAlchemy write a secret: as it is, in URLs, in a repr."""
+    return (
+        secret,
+        quote(secret, safe=""),
+        quote(secret, safe=" +"),
+        quote_plus(secret),
+        repr(secret)[1:-1],
+        json.dumps(secret)[1:-1],
+    )
 
 
 def secrets_of(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -48,15 +79,28 @@ def secrets_of(config: Mapping[str, Any]) -> tuple[str, ...]:
     >>> secrets_of({"host": "db", "password": "s3cret"})
     ('s3cret',)
     """
-    found = [str(value) for key, value in config.items() if value and _is_secret(key)]
-    url = config.get("connection_string")
-    if url:
-        try:
-            password = sa.make_url(str(url)).password
-        except sa.exc.ArgumentError:
-            password = str(url)
-        found += [str(password)] if password else []
+    found: list[str] = []
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found += secrets_of(value)
+        elif value and _is_secret(key):
+            found.append(str(value))
+        elif value and _may_be_url(value):
+            found += _secrets_of_url(str(value))
     return tuple(found)
+
+
+def _may_be_url(value: Any) -> bool:
+    return isinstance(value, sa.URL) or (isinstance(value, str) and "://" in value)
+
+
+def _secrets_of_url(text: str) -> list[str]:
+    try:
+        url = sa.make_url(text)
+    except (sa.exc.ArgumentError, ValueError):
+        return [text]
+    values = [str(url.password)] if url.password else []
+    return values + [str(value) for key, value in url.query.items() if _is_secret(key)]
 
 
 def masked(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,13 +113,11 @@ def masked(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _masked_value(key: str, value: Any) -> Any:
-    if value is None:
-        return None
-    if _is_secret(key):
+    if isinstance(value, Mapping):
+        return masked(value)
+    if value is not None and _is_secret(key):
         return "***"
-    if key == "connection_string":
-        return redact(str(value), *secrets_of({key: value}))
-    return value
+    return redact_url(value) if _may_be_url(value) else value
 
 
 def _is_secret(key: str) -> bool:

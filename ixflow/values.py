@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Column", "TableName", "new_run_id"]
+__all__ = ["Column", "PageRange", "TableName", "TablePart", "new_run_id"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -81,6 +81,28 @@ class Column:
     nullable: bool = True
     as_text: bool = False
     key_position: int | None = None
+
+
+PageRange = tuple[int, int | None]
+"""The first page of a range, and the first page after it (None: to the end)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TablePart:
+    """A part of a table that can be read on its own: the table itself, or one partition.
+
+    ``only`` leaves out the tables that inherit from it. ``pages`` counts its physical pages if a
+    range of them can be read (None: only all of it). ``rows`` (-1: unknown) and ``size_bytes`` are
+    estimates. ``in_snapshot`` is False for rows that no snapshot of the reader holds still, such
+    as those of a foreign table.
+    """
+
+    table: TableName
+    only: bool = False
+    pages: int | None = None
+    rows: int = -1
+    size_bytes: int = 0
+    in_snapshot: bool = True
 
 
 def new_run_id() -> str:

@@ -14,6 +14,12 @@ import hypothesis
 import pytest
 import sqlalchemy as sa
 
+from ixflow_tests.object_stores import (
+    ObjectServer,
+    moto_server,
+    rclone_gcs_server,
+    rclone_s3_server,
+)
 from ixflow_tests.servers import MariaDBServer, PostgresServer, database_versions, make_engine
 
 hypothesis.settings.register_profile(
@@ -93,6 +99,34 @@ def fresh_sqlite(tmp_path: Path) -> Iterator[sa.Engine]:
     engine = make_engine(f"sqlite:///{tmp_path}/fresh.sqlite")
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
+    """Give moto's S3."""
+    with moto_server(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def signed_s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
+    """Give rclone's S3, which checks signatures."""
+    with rclone_s3_server(tmp_path_factory.mktemp("rclone-s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
+    """Give rclone as Google Cloud Storage."""
+    with rclone_gcs_server(tmp_path_factory.mktemp("rclone-gcs")) as server:
+        yield server
+
+
+@pytest.fixture(params=["s3", "signed_s3", "gcs"])
+def object_server(request: pytest.FixtureRequest) -> ObjectServer:
+    """Give each object store."""
+    server: ObjectServer = request.getfixturevalue(f"{request.param}_server")
+    return server
 
 
 @pytest.fixture(params=["postgres", "duckdb", "sqlite"])

@@ -16,7 +16,7 @@ from ixflow.dialects.base import (
     SourceFacts,
     run,
 )
-from ixflow.dialects.connect import connected, unavailable
+from ixflow.dialects.connect import connected, patience, unavailable
 from ixflow.errors import UnsupportedDatabase
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "connected",
     "dialect_named",
     "dialect_of",
+    "patience",
     "run",
     "unavailable",
 ]

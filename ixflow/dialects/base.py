@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
-
-import pyarrow as pa
-import sqlalchemy as sa
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ixflow.dialects.connect import connected
 from ixflow.dialects.facts import Cancellable, Held, MergeCounts, Reader, SourceFacts, run
+from ixflow.dialects.names import Names
 from ixflow.errors import (
     SourceUnavailable,
     TableNotFound,
@@ -27,10 +25,14 @@ from ixflow.errors import (
 )
 from ixflow.values import Column, PageRange, TableName, TablePart
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import sqlalchemy as sa
+
 __all__ = ["Cancellable", "Dialect", "Held", "MergeCounts", "Reader", "SourceFacts", "run"]
 
 
-class Dialect(ABC):
+class Dialect(Names, ABC):
     """One kind of database."""
 
     name: ClassVar[str]
@@ -40,38 +42,18 @@ class Dialect(ABC):
     driver: ClassVar[str]
     """The driver name of every URL this dialect makes."""
     default_port: ClassVar[int | None] = None
-    max_identifier: ClassVar[int] = 63
-    """Longest identifier, in bytes."""
-    quotes: ClassVar[tuple[str, str]] = ('"', '"')
     shares_snapshot: ClassVar[bool] = False
     """Several connections can read one exported snapshot."""
     moves_tables: ClassVar[bool] = False
     """A table can change its schema within a transaction, without copying."""
     adds_keys: ClassVar[bool] = True
     """A primary key can be added to a table that has rows."""
+    overriding: ClassVar[str] = ""
+    """What an INSERT says to give values to columns that number themselves."""
     temporary_schema: ClassVar[str | None] = None
     """Where temporary tables live."""
     renames_indexed: ClassVar[bool] = True
     """A table with indexes can be renamed in the transaction that made it."""
-
-    # -- names ----------------------------------------------------------------------------------
-
-    def quote(self, identifier: str) -> str:
-        """Quote one identifier, always, so that capitals and reserved words are safe."""
-        if "\x00" in identifier:
-            msg = f"the identifier {identifier!r} holds a NUL character; no database takes that"
-            raise ValidationError(msg, identifier=identifier)
-        start, end = self.quotes
-        return start + identifier.replace(end, end * 2) + end
-
-    def qualified(self, table: TableName) -> str:
-        """Quote a table name with its schema."""
-        parts = [part for part in (table.schema, table.name) if part is not None]
-        return ".".join(self.quote(part) for part in parts)
-
-    def column_list(self, names: Iterable[str]) -> str:
-        """Quote names and join them with commas."""
-        return ", ".join(self.quote(name) for name in names)
 
     # -- connections ----------------------------------------------------------------------------
 
@@ -297,9 +279,7 @@ class Dialect(ABC):
         not written.
         """
 
-    def delete_duplicates(
-        self, conn: sa.Connection, table: TableName, key: Sequence[str]
-    ) -> int:
+    def delete_duplicates(self, conn: sa.Connection, table: TableName, key: Sequence[str]) -> int:
         """Delete all rows of a key but the one loaded last; count the deleted ones."""
         del conn, key
         msg = f"{self.name} keeps keys while it loads; {table} cannot hold duplicates"
@@ -307,12 +287,21 @@ class Dialect(ABC):
 
     def rename_parts(self, conn: sa.Connection, table: TableName, prefix: str) -> None:
         """Name constraints and sequences after the table where they begin with its old name."""
+        del conn, table, prefix
 
-    def rename_index(
-        self, conn: sa.Connection, table: TableName, old: str, new: str
+    def rename_constraint(self, conn: sa.Connection, table: TableName, old: str, new: str) -> None:
+        """Rename a constraint of the table; where names do not clash there is nothing to do."""
+        del conn, table, old, new
+
+    def continue_sequences(
+        self, conn: sa.Connection, table: TableName, old: TableName | None
     ) -> None:
+        """Let self-numbering columns count on behind the table's rows and behind the old table."""
+        del conn, table, old
+
+    def rename_index(self, conn: sa.Connection, table: TableName, old: str, new: str) -> None:
         """Rename an index of the table."""
-        del table
+        del conn, table
         msg = f"{self.name} cannot rename the index {old} to {new}"
         raise UnsupportedDatabase(msg, database=self.name)
 

@@ -36,8 +36,10 @@ def server_url(
         msg = "source_config has no 'database'; give the name of the database to read from"
         raise ValidationError(msg, key="database")
     query = {key: str(value) for key, value in config.items() if key not in _SERVER_KEYS}
-    unknown = sorted(set(query) - options - _LIBPQ) if driver.startswith("postgresql") else (
-        sorted(set(query) - options)
+    unknown = (
+        sorted(set(query) - options - _LIBPQ)
+        if driver.startswith("postgresql")
+        else (sorted(set(query) - options))
     )
     if unknown:
         allowed = ", ".join(sorted(_SERVER_KEYS | options))
@@ -60,6 +62,9 @@ _LIBPQ = frozenset(
 )
 
 
+_LAST_PORT = 65_535
+
+
 def _port(value: Any, default: int) -> int:
     if value is None:
         return default
@@ -67,7 +72,7 @@ def _port(value: Any, default: int) -> int:
         port = int(value)
     except (TypeError, ValueError):
         port = 0
-    if not 0 < port < 65_536:
+    if not 0 < port <= _LAST_PORT:
         msg = f"source_config['port'] is {value!r}; it must be a number from 1 to 65535"
         raise ValidationError(msg, key="port", value=value)
     return port

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 from collections.abc import Iterator
 
 import sqlalchemy as sa
@@ -10,7 +11,11 @@ import sqlalchemy as sa
 from ixflow.errors import SourceUnavailable, UnsupportedDatabase
 from ixflow.secrets import redact, redact_url
 
-__all__ = ["connected", "unavailable"]
+__all__ = ["connected", "patience", "seconds_to_wait", "unavailable"]
+
+_patience: contextvars.ContextVar[float | None] = contextvars.ContextVar(
+    "ixflow_patience", default=None
+)
 
 # What drivers say, and what a person can do about it; first match wins.
 _ADVICE = (
@@ -28,6 +33,25 @@ _ADVICE = (
     ("unable to open", "check that the file is there and may be read"),
     ("cannot open", "check that the file is there and may be read"),
 )
+
+# What no later try will find otherwise.
+_LASTING = ("check user and password", "check the user", "check the database name")
+
+
+@contextlib.contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Let connecting wait no longer than this in the block: for a server, or for a busy file."""
+    token = _patience.set(seconds)
+    try:
+        yield
+    finally:
+        _patience.reset(token)
+
+
+def seconds_to_wait(otherwise: float) -> float:
+    """Give the patience of the block around us, or what else holds."""
+    chosen = _patience.get()
+    return otherwise if chosen is None else chosen
 
 
 @contextlib.contextmanager
@@ -56,4 +80,6 @@ def unavailable(url: sa.URL, error: BaseException) -> SourceUnavailable:
     said = redact(" ".join(str(error).split()), url.password and str(url.password))
     advice = next((hint for word, hint in _ADVICE if word in said.lower()), "see the cause")
     msg = f"cannot connect to {redact_url(url)}: {said}; {advice}"
-    return SourceUnavailable(msg, host=url.host, port=url.port, database=url.database)
+    return SourceUnavailable(
+        msg, host=url.host, port=url.port, database=url.database, lasting=advice in _LASTING
+    )

@@ -19,7 +19,7 @@ from ixflow.values import Column
 __all__ = ["BATCH_BYTES", "rows_reader"]
 
 BATCH_BYTES = 8 << 20
-_FIRST_ROWS, _MOST_ROWS = 64, 65_536
+_FIRST_ROWS, _MOST_ROWS = 1, 65_536
 
 ToArray = Callable[[Sequence[Any], Column], pa.Array]
 
@@ -68,16 +68,15 @@ def _batches(
         close()
 
 
-def _array(
-    values: Sequence[Any], column: Column, to_array: ToArray, first_row: int
-) -> pa.Array:
+def _array(values: Sequence[Any], column: Column, to_array: ToArray, first_row: int) -> pa.Array:
     try:
         return to_array(values, column)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, ValueError, TypeError) as error:
         row = _first_bad(values, column, to_array)
         shown = "" if row is None else f" in row {first_row + row} (value {values[row]!r:.60})"
         msg = f"{column.name}{shown} is not {column.sql_type} (Arrow {column.type}): {error}"
-        raise ValueDoesNotFit(msg, column=column.name, row=row) from None
+        place = None if row is None else first_row + row
+        raise ValueDoesNotFit(msg, column=column.name, row=place) from None
 
 
 def _first_bad(values: Sequence[Any], column: Column, to_array: ToArray) -> int | None:

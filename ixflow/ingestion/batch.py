@@ -95,10 +95,8 @@ class BatchWriter:
 
     def tables_to_select(self) -> list[sa.Table | None]:
         """List the tables as they will be, for the callback; None at the end: the batch."""
-        found: list[sa.Table | None] = []
-        for target in self._targets.values():
-            found.append(target.table if target.new is None else target.new.made)
-        return [*found, None]
+        targets = self._targets.values()
+        return [*(t.table if t.new is None else t.new.made for t in targets), None]
 
     def make_visible(self) -> None:
         """Put new tables in the place of the old ones."""
@@ -174,9 +172,7 @@ class BatchWriter:
         counts = self._pending[str(declared.name_of(target.table))]
         if target.stage is not None:
             key = [column.name for column in target.table.primary_key.columns]
-            done = dialect.merge(
-                self.conn, target.stage, target.load_into, target.columns, key
-            )
+            done = dialect.merge(self.conn, target.stage, target.load_into, target.columns, key)
             run(self.conn, f"DROP TABLE {dialect.qualified(target.stage)}")
             counts.inserted, counts.updated = done.inserted, done.updated
             counts.unchanged = done.unchanged

@@ -10,16 +10,18 @@ import datetime as dt
 import decimal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import sqlalchemy as sa
 
 from ixflow.errors import ColumnMismatch, ValidationError
 
-__all__ = ["parquet_batches"]
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+__all__ = ["as_watermark", "parquet_batches"]
 
 Batch = tuple[Any, Any, Iterable[tuple[Any, Any]]]
 
@@ -30,6 +32,7 @@ def parquet_batches(
     *,
     cursor: str,
     overlap: Any = None,
+    filesystem: Any = None,
 ) -> Callable[[Any], Iterator[Batch]]:
     """Make the batches function of `ingest` for Parquet files.
 
@@ -41,6 +44,7 @@ def parquet_batches(
             ingested, which needs a primary key to be repeatable.
         overlap: Ingest this much before the watermark again, for rows that were committed late
             with a lower cursor: a number or a ``timedelta``. Needs a primary key.
+        filesystem: A pyarrow or fsspec file system on which the paths are; None: this machine's.
 
     Raises:
         ValidationError: overlap, or NULLs in the cursor, for a table without a primary key.
@@ -60,7 +64,7 @@ def parquet_batches(
         paths = [str(path) for path in (files() if callable(files) else files)]
         if not paths:
             return
-        dataset = ds.dataset(paths, format="parquet")
+        dataset = ds.dataset(paths, format="parquet", filesystem=filesystem)
         if cursor not in dataset.schema.names:
             msg = f"the files have no column {cursor!r}; they have {dataset.schema.names}"
             raise ColumnMismatch(msg, missing=[cursor], table=str(table.name))
@@ -69,10 +73,10 @@ def parquet_batches(
         found = dataset.scanner(columns=[cursor], filter=beyond).to_table()[cursor]
         if len(found) == 0:
             return
-        if found.null_count and not keyed and high_watermark is not None:
+        if found.null_count and not keyed:
             msg = f"{found.null_count} rows have no {cursor} and {table.name} has no primary key"
             raise ValidationError(msg, table=str(table.name), column=cursor)
-        after = _json_value(_later(pc.max(found).as_py(), high_watermark, type_))
+        after = as_watermark(_later(_greatest(found, cursor), high_watermark, type_))
         yield after, {"files": len(paths)}, [(table, dataset.scanner(filter=beyond).to_reader())]
 
     return batches
@@ -88,6 +92,17 @@ def _beyond(cursor: str, type_: pa.DataType, watermark: Any, overlap: Any) -> ds
     return (field > pa.scalar(value, type_)) | field.is_null()
 
 
+def _greatest(found: pa.ChunkedArray, cursor: str) -> Any:
+    greatest = pc.max(found)
+    if pa.types.is_timestamp(greatest.type):
+        try:
+            greatest = greatest.cast(pa.timestamp("us", greatest.type.tz))
+        except pa.ArrowInvalid:
+            msg = f"{cursor} holds nanoseconds, which a watermark cannot; cast it to microseconds"
+            raise ValidationError(msg, column=cursor) from None
+    return greatest.as_py()
+
+
 def _later(greatest: Any, watermark: Any, type_: pa.DataType) -> Any:
     """Never move the watermark back, also when the row that set it is gone from the source."""
     if watermark is None:
@@ -97,14 +112,39 @@ def _later(greatest: Any, watermark: Any, type_: pa.DataType) -> Any:
 
 
 def _typed(watermark: Any, type_: pa.DataType) -> Any:
+    """Read a watermark as a value of the cursor's type.
+
+    Raises:
+        ValidationError: it is not one.
+
+    """
+    try:
+        value = _parsed(watermark, type_)
+        pa.scalar(value, type_)
+    except (pa.ArrowException, ArithmeticError, TypeError, ValueError) as error:
+        msg = f"the high watermark {watermark!r} is not a value of the cursor's {type_}: {error}"
+        raise ValidationError(msg, high_watermark=watermark) from None
+    return value
+
+
+def _parsed(watermark: Any, type_: pa.DataType) -> Any:
     if pa.types.is_timestamp(type_):
-        return dt.datetime.fromisoformat(watermark)
+        moment = dt.datetime.fromisoformat(watermark)
+        if (moment.tzinfo is None) != (type_.tz is None):
+            msg = "one has a zone, the other has none"
+            raise ValueError(msg)
+        return moment
     if pa.types.is_date(type_):
         return dt.date.fromisoformat(watermark)
     return decimal.Decimal(watermark) if pa.types.is_decimal(type_) else watermark
 
 
-def _json_value(value: Any) -> Any:
+def as_watermark(value: Any) -> Any:
+    """Write a cursor value as the JSON value that is stored as the watermark.
+
+    >>> as_watermark(dt.date(2026, 1, 2))
+    '2026-01-02'
+    """
     if isinstance(value, (dt.datetime, dt.date)):
         return value.isoformat()
     return str(value) if isinstance(value, decimal.Decimal) else value

@@ -13,9 +13,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
-
-import sqlalchemy as sa
+from typing import TYPE_CHECKING, Any
 
 from ixflow.dialects import dialect_of
 from ixflow.errors import IngestError, IxflowError, ValidationError
@@ -34,16 +32,19 @@ from ixflow.secrets import redact
 from ixflow.tables.declared import name_of
 from ixflow.values import TableName, new_run_id
 
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
 __all__ = ["ingest"]
 
 Batches = Callable[[Any], Iterable[tuple[Any, Any, Iterable[tuple[Any, Any]]]]]
 
 
-def ingest(
+def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
     conn: sa.Connection,
     metadata: sa.MetaData,
     batches: Batches,
-    on_before_visible: Callable[..., None] = lambda conn, latest_batch_metadata: None,
+    on_before_visible: Callable[..., None] = lambda *_: None,
     high_watermark: Any = HighWatermark.LATEST,
     visibility: str = Visibility.AFTER_EACH_BATCH,
     upsert: str = Upsert.IF_PRIMARY_KEY,
@@ -213,7 +214,9 @@ def _triple(item: Any) -> tuple[Any, Any, Iterable[tuple[Any, Any]]]:
     try:
         watermark, batch_metadata, pairs = item
     except (TypeError, ValueError):
-        msg = f"a batch is (high watermark, batch metadata, pairs of table and row), not {item!r:.80}"
+        msg = (
+            f"a batch is (high watermark, batch metadata, pairs of table and row), not {item!r:.80}"
+        )
         raise ValidationError(msg) from None
     return watermark, batch_metadata, pairs
 
@@ -251,8 +254,11 @@ def _names(tables: Iterable[sa.Table]) -> str:
     return ", ".join(str(name_of(table)) for table in tables)
 
 
+_CONN_TABLE_METADATA = 3
+
+
 def _three_arguments(
-    callback: Callable[..., None],
+    callback: Any,
 ) -> Callable[[sa.Connection, sa.Table | None, Any], None]:
     """See both documented shapes of the callback as one; the short one runs once a batch."""
     if not callable(callback):
@@ -261,6 +267,6 @@ def _three_arguments(
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(callback).parameters.values()
     many = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
-    if many or sum(p.kind in kinds for p in parameters) >= 3:
+    if many or sum(p.kind in kinds for p in parameters) >= _CONN_TABLE_METADATA:
         return lambda conn, table, meta: None if table is None else callback(conn, table, meta)
     return lambda conn, table, meta: callback(conn, meta) if table is None else None

@@ -20,6 +20,9 @@ from ixflow.tables.definition import differences
 from ixflow.tables.load import add_primary_key
 from ixflow.values import Column, TableName
 
+# Enough of a temporary name to know it by, also where PostgreSQL cut the rest off.
+_PREFIX = 21
+
 __all__ = ["Replacement", "finish", "prepare", "reasons", "settle"]
 
 
@@ -32,6 +35,7 @@ class Replacement:
     made: sa.Table
     """The new table under its temporary name, to load and to select from."""
     columns: tuple[Column, ...]
+    replaces: bool
     kept_rows: int
     dropped_rows: int
     late_key: tuple[str, ...]
@@ -64,15 +68,18 @@ def prepare(conn: sa.Connection, table: sa.Table, *, delete: bool) -> Replacemen
     key = tuple(column.name for column in table.primary_key.columns)
     late = bool(key) and dialect.adds_keys
     temporary = place.renamed(f"_tmp_{uuid.uuid4().hex}")
-    made = declared.create(conn, table, temporary, key=not late)
+    made = declared.create(conn, table, temporary, key=not late, unique=not late)
     columns = dialect.columns(conn, temporary)
     kept = dropped = 0
-    if dialect.exists(conn, place):
+    replaces = dialect.exists(conn, place)
+    if replaces:
         total = run(conn, f"SELECT count(*) FROM {dialect.qualified(place)}").scalar_one()
         kept, dropped = (0, total) if delete else (total, 0)
     if kept:
         _copy_rows(conn, place, temporary, columns)
-    return Replacement(table, place, made, columns, kept, dropped, key if late else (), [])
+    return Replacement(
+        table, place, made, columns, replaces, kept, dropped, key if late else (), []
+    )
 
 
 def _copy_rows(
@@ -90,13 +97,14 @@ def _copy_rows(
     )
     statement = (
         f"INSERT INTO {dialect.qualified(new)} ({names}) "
-        f"SELECT {values or 'NULL'} FROM {dialect.qualified(old)}"
+        f"{dialect.overriding}SELECT {values or 'NULL'} FROM {dialect.qualified(old)}"
     )
     try:
         run(conn, statement)
     except sa.exc.DBAPIError as error:
+        said = " ".join(str(error.orig).split())
         msg = (
-            f"the rows of {old} do not fit its new definition: {error.orig}; nothing was changed; "
+            f"the rows of {old} do not fit its new definition: {said}; nothing was changed; "
             f"mend the rows, or ingest with delete=BEFORE_FIRST_BATCH"
         )
         raise DataError(msg, table=str(old)) from error
@@ -108,9 +116,14 @@ def finish(conn: sa.Connection, new: Replacement, *, upsert: bool) -> int:
     Without ``upsert`` a duplicate key is an error.
     """
     dialect = dialect_of(conn)
-    removed = _add_key(conn, new, upsert=upsert) if new.late_key else 0
+    removed = 0
+    if new.late_key:
+        removed = _add_key(conn, new, upsert=upsert)
+        _add_unique(conn, new)
     if dialect.renames_indexed:
         new.index_names = declared.create_indexes(conn, new.made, new.table)
+    old = new.place if new.replaces else None
+    dialect.continue_sequences(conn, new.name, old)
     return removed
 
 
@@ -129,10 +142,24 @@ def _add_key(conn: sa.Connection, new: Replacement, *, upsert: bool) -> int:
     return 0
 
 
+def _add_unique(conn: sa.Connection, new: Replacement) -> None:
+    """Build unique constraints last: an old row and its new version agree in what is unique."""
+    try:
+        declared.add_unique(conn, new.table, new.name)
+    except sa.exc.IntegrityError as error:
+        said = " ".join(str(error.orig).split())
+        msg = f"a duplicate key violates unique constraint of {new.place}: {said}"
+        raise DataError(msg, table=str(new.place)) from error
+
+
 def settle(conn: sa.Connection, new: Replacement) -> None:
     """Give key and indexes their lasting names, once the table is in its place."""
     dialect = dialect_of(conn)
-    dialect.rename_parts(conn, new.place, new.name.name)
+    for now, wanted in declared.constraint_names(new.table, new.name):
+        dialect.rename_constraint(conn, new.place, now, wanted)
+    dialect.rename_parts(conn, new.place, new.name.name[:_PREFIX])
+    if not new.replaces and new.table.comment is not None:
+        dialect.set_comment(conn, new.place, new.table.comment)
     for now, wanted in new.index_names:
         dialect.rename_index(conn, new.place, now, wanted)
     if not dialect.renames_indexed:

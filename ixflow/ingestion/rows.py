@@ -10,11 +10,12 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from ixflow.dialects.cast import counted_from
 from ixflow.dialects.types import arrow_schema, cast_column
 from ixflow.errors import ColumnMismatch, ValueDoesNotFit
 from ixflow.tables.arrow import is_arrow_like
@@ -24,6 +25,9 @@ __all__ = ["Router", "rows_to_arrow"]
 
 _FIRST_ROWS = 64
 _PIECE_BYTES = 16 << 20
+# Weighing a row costs as much as keeping it, so only every so many are weighed.
+_WEIGHED = 16
+_SMALL_VALUE = 16
 
 Sink = Callable[[Any, Any], None]
 """Takes a table of the metadata and something Arrow-like, and loads it."""
@@ -50,6 +54,7 @@ class Router:
         self._max_rows = max(1, max_rows)
         self._waiting: dict[Any, list[Any]] = {}
         self._limit: dict[Any, int] = {}
+        self._weight: dict[Any, int] = {}
         self._seen: dict[Any, int] = {}
         self.skipped = 0
 
@@ -63,24 +68,42 @@ class Router:
                 self._flush(table)
                 self._sink(table, row)
             else:
-                waiting = self._waiting.setdefault(table, [])
-                waiting.append(row)
-                if len(waiting) >= self._limit.get(table, min(_FIRST_ROWS, self._max_rows)):
-                    self._flush(table)
+                self._wait(table, row)
         for table in list(self._waiting):
             self._flush(table)
 
+    def _wait(self, table: Any, row: Any) -> None:
+        waiting = self._waiting.setdefault(table, [])
+        waiting.append(row)
+        count = len(waiting)
+        if count <= _WEIGHED or count % _WEIGHED == 0:
+            stands_for = 1 if count < _WEIGHED else _WEIGHED
+            self._weight[table] = self._weight.get(table, 0) + stands_for * _weight(row)
+        limit = self._limit.get(table, min(_FIRST_ROWS, self._max_rows))
+        if count >= limit or self._weight[table] >= _PIECE_BYTES:
+            self._flush(table)
+
     def _flush(self, table: Any) -> None:
+        self._weight[table] = 0
         rows = self._waiting.pop(table, [])
         if not rows:
             return
         first = self._seen.get(table, 0)
         piece = rows_to_arrow(rows, self._columns(table), table=str(table), first_row=first)
         self._seen[table] = first + len(rows)
-        bytes_per_row = max(1, piece.get_total_buffer_size() // len(rows))
-        grown = 16 * self._limit.get(table, _FIRST_ROWS)
-        self._limit[table] = max(1, min(self._max_rows, grown, _PIECE_BYTES // bytes_per_row))
-        self._sink(table, piece)
+        self._limit[table] = min(self._max_rows, 16 * self._limit.get(table, _FIRST_ROWS))
+        try:
+            self._sink(table, piece)
+        except ValueDoesNotFit as error:
+            raise counted_from(error, first) from error.__cause__
+
+
+def _weight(row: Any) -> int:
+    """Estimate the bytes of a row by its texts; a generator weighs nothing before it is used."""
+    values = row.values() if isinstance(row, Mapping) else row
+    if not isinstance(values, Collection):
+        return _SMALL_VALUE
+    return sum(len(v) if isinstance(v, (str, bytes)) else _SMALL_VALUE for v in values)
 
 
 def rows_to_arrow(
@@ -94,9 +117,7 @@ def rows_to_arrow(
 
     """
     names = [column.name for column in columns]
-    tuples = [
-        _values(row, names, table, first_row + number) for number, row in enumerate(rows)
-    ]
+    tuples = [_values(row, names, table, first_row + number) for number, row in enumerate(rows)]
     arrays = [
         _array(values, column, table, first_row)
         for values, column in zip(zip(*tuples, strict=True), columns, strict=True)
@@ -114,7 +135,11 @@ def _values(row: Any, names: Sequence[str], table: str, number: int) -> Sequence
     if isinstance(row, (str, bytes)):
         msg = f"row {number} for {table} is a text, not a sequence of {len(names)} values"
         raise ColumnMismatch(msg, table=table, row=number)
-    values = row if isinstance(row, (tuple, list)) else tuple(row)
+    try:
+        values = row if isinstance(row, (tuple, list)) else tuple(row)
+    except TypeError:
+        msg = f"row {number} for {table} is {row!r:.60}, not a sequence of {len(names)} values"
+        raise ColumnMismatch(msg, table=table, row=number) from None
     if len(values) != len(names):
         msg = f"row {number} for {table} has {len(values)} values for {len(names)} columns {names}"
         raise ColumnMismatch(msg, table=table, row=number)
@@ -128,9 +153,14 @@ def _array(values: Sequence[Any], column: Column, table: str, first_row: int) ->
     if prepare is not None:
         values = [None if value is None else prepare(value) for value in values]
     try:
-        if not pa.types.is_temporal(column.type):
-            return pa.array(values, column.type)
-        return cast_column(_moments(values), column, table=table, first_row=first_row)
+        if pa.types.is_temporal(column.type):
+            found = _moments(values)
+        elif pa.types.is_integer(column.type) or pa.types.is_float32(column.type):
+            # Told the type, Arrow would cut 1.5 to 1 and make 1e300 infinite.
+            found = _numbers(values)
+        else:
+            found = pa.array(values, column.type)
+        return cast_column(found, column, table=table, first_row=first_row)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError, ValueError):
         return _array_by_inference(values, column, table, first_row)
 
@@ -144,6 +174,15 @@ def _moments(values: Sequence[Any]) -> pa.Array:
             raise ValueError(msg)
         return pa.array(values, pa.timestamp("us", "UTC" if True in aware else None))
     return pa.array(values)
+
+
+def _numbers(values: Sequence[Any]) -> pa.Array:
+    found = pa.array(values)
+    types = pa.types
+    if not (types.is_integer(found.type) or types.is_floating(found.type)):
+        msg = f"{found.type} is not a number"
+        raise TypeError(msg)
+    return found
 
 
 def _array_by_inference(

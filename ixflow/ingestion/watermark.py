@@ -57,7 +57,9 @@ def with_watermark(comment: str | None, watermark: Any, record: dict[str, Any]) 
     try:
         return json.dumps(parsed, allow_nan=False)
     except (TypeError, ValueError) as error:
-        msg = f"the high watermark {watermark!r} is not a JSON value ({error}); use text or a number"
+        msg = (
+            f"the high watermark {watermark!r} is not a JSON value ({error}); use text or a number"
+        )
         raise ValidationError(msg, high_watermark=repr(watermark)) from None
 
 

@@ -10,20 +10,61 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateIndex
 
-from ixflow.dialects import dialect_of, run
+from ixflow.dialects import dialect_named, dialect_of, run
 from ixflow.tables.definition import TableDefinition
 from ixflow.values import TableName
 
-__all__ = ["create", "create_indexes", "definition", "name_of", "would_be"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = [
+    "add_unique",
+    "constraint_names",
+    "create",
+    "create_indexes",
+    "definition",
+    "name_of",
+    "sqlalchemy_type",
+    "would_be",
+]
 
 
 def name_of(table: sa.Table) -> TableName:
     """Give the name of a SQLAlchemy table."""
     return TableName(str(table.name), table.schema)
+
+
+def sqlalchemy_type(type_: pa.DataType) -> sa.types.TypeEngine[Any]:
+    """Give the column type, of whatever database, that holds every value of an Arrow type.
+
+    It is written in the words of the dialect that compiles it.
+
+    >>> import pyarrow as pa
+    >>> from sqlalchemy.dialects import postgresql
+    >>> sqlalchemy_type(pa.decimal128(12, 2)).compile(dialect=postgresql.dialect())
+    'numeric(12,2)'
+    """
+    return _ArrowType(type_)
+
+
+class _ArrowType(sa.types.UserDefinedType[Any]):
+    """A column type named by an Arrow type."""
+
+    cache_ok = True
+
+    def __init__(self, arrow: pa.DataType) -> None:
+        self.arrow = arrow
+
+
+@compiles(_ArrowType)
+def _compiled(type_: _ArrowType, compiler: Any, **_: Any) -> str:
+    return dialect_named(compiler.dialect.name).sql_type(type_.arrow)
 
 
 def definition(conn: sa.Connection, table: TableName) -> TableDefinition:
@@ -42,7 +83,7 @@ def would_be(conn: sa.Connection, table: sa.Table) -> TableDefinition:
     dialect = dialect_of(conn)
     probe = f"_ixflow_probe_{uuid.uuid4().hex[:16]}"
     made = _copy(table, TableName(probe), prefixes=["TEMPORARY"])
-    made.create(conn, checkfirst=False)
+    made.create(conn, checkfirst=sa.schema.CheckFirst.TYPES)
     create_indexes(conn, made, table)
     place = TableName(probe, dialect.temporary_schema)
     found = definition(conn, place)
@@ -50,15 +91,60 @@ def would_be(conn: sa.Connection, table: sa.Table) -> TableDefinition:
     return found
 
 
-def create(conn: sa.Connection, table: sa.Table, name: TableName, *, key: bool = True) -> sa.Table:
+def create(
+    conn: sa.Connection,
+    table: sa.Table,
+    name: TableName,
+    *,
+    key: bool = True,
+    unique: bool = True,
+) -> sa.Table:
     """Create a declared table under some name, without its indexes; return it under that name.
 
-    ``key=False`` leaves the primary key out, for adding it after the rows.
+    ``key=False`` and ``unique=False`` leave these constraints out, for adding them after the rows.
     """
     dialect_of(conn).create_schema(conn, name.schema) if name.schema is not None else None
     made = _copy(table, name, key=key)
-    made.create(conn, checkfirst=False)
+    for constraint in () if unique else _unique_constraints(made):
+        constraint.ddl_if(callable_=_never)
+    made.create(conn, checkfirst=sa.schema.CheckFirst.TYPES)
     return _copy(table, name)
+
+
+def add_unique(conn: sa.Connection, table: sa.Table, name: TableName) -> None:
+    """Add the declared unique constraints that `create` left out of a table."""
+    for constraint in _unique_constraints(_copy(table, name)):
+        conn.execute(sa.schema.AddConstraint(constraint))
+
+
+def _unique_constraints(table: sa.Table) -> list[sa.Constraint]:
+    others = (sa.PrimaryKeyConstraint, sa.ForeignKeyConstraint, sa.CheckConstraint)
+    return sorted(
+        (c for c in table.constraints if not isinstance(c, others)), key=lambda c: str(c.name)
+    )
+
+
+def _never(*_: Any, **__: Any) -> bool:
+    return False
+
+
+def constraint_names(table: sa.Table, name: TableName) -> list[tuple[str, str]]:
+    """Give pairs (name now, declared name) of the named constraints of a table made by `create`.
+
+    They are not the same where the table has another name, since the declared one may be in use.
+    """
+    return [
+        (_name_beside(str(constraint.name), name), str(constraint.name))
+        for constraint in _named_constraints(table)
+    ]
+
+
+def _named_constraints(table: sa.Table) -> list[sa.Constraint]:
+    return [constraint for constraint in _unique_constraints(table) if constraint.name]
+
+
+def _name_beside(declared: str, table: TableName) -> str:
+    return f"_tmp_{uuid.uuid5(uuid.NAMESPACE_OID, f'{table.name} {declared}').hex}"
 
 
 def create_indexes(
@@ -72,10 +158,19 @@ def create_indexes(
     copies = _indexes(made, declared)
     for index, original in copies:
         wanted = str(original.name)
-        index.name = wanted if final else f"_tmp_{uuid.uuid4().hex}"
+        wanted = _fitting(wanted, conn.dialect.max_identifier_length)
+        index.name = sa.sql.quoted_name(wanted if final else f"_tmp_{uuid.uuid4().hex}", quote=None)
         conn.execute(CreateIndex(index))
         names.append((str(index.name), wanted))
     return names
+
+
+def _fitting(name: str, longest: int) -> str:
+    """Shorten a name that no database would take, with a hash so that two stay two."""
+    if len(name.encode()) <= longest:
+        return name
+    digest = uuid.uuid5(uuid.NAMESPACE_OID, name).hex[:12]
+    return f"{name.encode()[: longest - 13].decode(errors='ignore')}_{digest}"
 
 
 def _copy(
@@ -85,21 +180,31 @@ def _copy(
     key: bool = True,
     prefixes: Sequence[str] = (),
 ) -> sa.Table:
-    copy = table.to_metadata(sa.MetaData(), schema=name.schema, name=name.name)
+    schema: Any = name.schema  # None: the default schema, which the stubs do not know
+    copy = table.to_metadata(sa.MetaData(), schema=schema, name=name.name)
     copy._prefixes = list(prefixes)  # noqa: SLF001 - to_metadata has no argument for prefixes
     copy.indexes.clear()
+    for made, declared in zip(copy.columns, table.columns, strict=True):
+        # to_metadata moves types to the table's schema; an enum stays where it was declared.
+        if isinstance(made.type, sa.Enum) and isinstance(declared.type, sa.Enum):
+            made.type.schema = declared.type.schema
     for constraint in list(copy.constraints):
         if isinstance(constraint, sa.ForeignKeyConstraint):
             copy.constraints.remove(constraint)
         elif isinstance(constraint, sa.PrimaryKeyConstraint):
             constraint.name = None
+    if name != name_of(table):
+        copy.comment = None
+        for named in _named_constraints(copy):
+            named.name = _name_beside(str(named.name), name)
     if not key:
-        copy.primary_key.ddl_if(callable_=lambda *_, **__: False)
+        copy.primary_key.ddl_if(callable_=_never)
     return copy
 
 
 def _indexes(made: sa.Table, declared: sa.Table) -> list[tuple[sa.Index, sa.Index]]:
-    copy = declared.to_metadata(sa.MetaData(), schema=made.schema, name=made.name)
+    schema: Any = made.schema  # None: the default schema, which the stubs do not know
+    copy = declared.to_metadata(sa.MetaData(), schema=schema, name=made.name)
     by_name = {str(index.name): index for index in copy.indexes}
     originals = sorted(declared.indexes, key=lambda index: str(index.name))
     # to_metadata renames indexes made by index=True after the new table's name.

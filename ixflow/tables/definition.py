@@ -40,10 +40,8 @@ def differences(wanted: TableDefinition, live: TableDefinition) -> tuple[str, ..
 def _differences(wanted: TableDefinition, live: TableDefinition) -> Iterator[str]:
     have = {column.name: column for column in live.columns}
     want = {column.name: column for column in wanted.columns}
-    for name in want.keys() - have.keys():
-        yield f"column {name} is added"
-    for name in have.keys() - want.keys():
-        yield f"column {name} is dropped"
+    yield from (f"column {name} is added" for name in want if name not in have)
+    yield from (f"column {name} is dropped" for name in have if name not in want)
     for name in sorted(want.keys() & have.keys()):
         yield from _column_differences(want[name], have[name])
     common = [name for name in have if name in want]

@@ -60,6 +60,9 @@ def conform(
 
 
 def _check_names(given: Sequence[str], columns: Sequence[Column], table: str) -> None:
+    if not given:
+        msg = f"the data for {table} have no columns"
+        raise ColumnMismatch(msg, table=table, surplus=[], missing=[c.name for c in columns])
     names = [column.name for column in columns]
     surplus = sorted(set(given) - set(names))
     missing = [c.name for c in columns if not c.nullable and c.name not in given]
@@ -106,6 +109,9 @@ def columns_for(
 
     """
     dialect = dialect_of(conn)
+    if not schema.names:
+        msg = "the data have no columns, so there is no table to make of them"
+        raise ValidationError(msg)
     unknown = sorted({*primary_key, *(type_map or {})} - set(schema.names))
     if unknown:
         msg = f"no columns {unknown} in the data, which have {schema.names}"

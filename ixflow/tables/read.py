@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-
-import pyarrow as pa
-import sqlalchemy as sa
+from typing import TYPE_CHECKING
 
 from ixflow.dialects import connected, dialect_of
 from ixflow.errors import ColumnMismatch
 from ixflow.values import Column, TableName
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import sqlalchemy as sa
 
 __all__ = ["read", "read_table"]
 

@@ -6,6 +6,7 @@ import datetime as dt
 import decimal
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,7 @@ class Database:
 
 
 @pytest.fixture(params=DATABASES)
-def database(request: pytest.FixtureRequest) -> Database:
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     """Give each database, PostgreSQL through both drivers."""
     kind = request.param
     fixture = "fresh_postgres" if kind.startswith("psycopg") else f"fresh_{kind}"
@@ -49,7 +50,9 @@ def database(request: pytest.FixtureRequest) -> Database:
     if kind == "psycopg2":
         url = engine.url.set(drivername="postgresql+psycopg2")
         engine = sa.create_engine(url, poolclass=sa.NullPool)
-    return Database(kind, engine)
+    # Held open, a DuckDB file need not be opened and written out for each connection.
+    with engine.connect():
+        yield Database(kind, engine)
 
 
 # -- values ---------------------------------------------------------------------------------------

@@ -66,7 +66,10 @@ def example_plan() -> ExecutionPlan:
         ({"source_config": {**CONFIG, "hots": "db"}}, ["hots"]),
         ({"object_name": ""}, ["object_name"]),
         ({"output_dir": None}, ["output_dir"]),
-        ({"output_format": "csv"}, ["csv", "this release", "parquet"]),
+        ({"output_format": "orc"}, ["orc", "this release", "parquet, csv, s3, gcs"]),
+        ({"output_format": "s3"}, ["'s3'", "s3://"]),
+        ({"output_format": "gcs", "output_dir": "s3://lake"}, ["'gcs'", "gs://"]),
+        ({"storage_options": "region=eu"}, ["storage_options", "Mapping"]),
         ({"compression": "brotli"}, ["brotli", "zstd"]),
         ({"columns": []}, ["columns"]),
         ({"columns": "id"}, ["columns", "list"]),
@@ -81,6 +84,25 @@ def test_an_intent_that_cannot_work_is_refused_by_name(changes, words):
         intent(**changes)
     assert all(word in str(caught.value) for word in words)
     assert "s3cret" not in str(caught.value)
+
+
+def test_of_storage_options_only_what_is_plain_is_shown():
+    options = {
+        "region": "eu-central-1",
+        "endpoint": "https://app:pw1@store",
+        "secret_access_key": "s3cret",
+        "service_account_key": '{"private_key": "pr1vate"}',
+        "an_option_of_next_year": "hidden",
+        "allow_http": True,
+    }
+    given = ExtractionIntent(
+        "postgresql", CONFIG, "orders", "s3://lake/raw", storage_options=options
+    )
+    for secret in ("pw1", "s3cret", "pr1vate", "hidden"):
+        assert secret not in repr(given)
+        assert any(secret in found for found in given.secrets)
+    assert "eu-central-1" in repr(given)
+    assert "eu-central-1" not in given.secrets
 
 
 def test_an_intent_takes_the_seeds_arguments_in_the_seeds_order():

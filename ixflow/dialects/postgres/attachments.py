@@ -24,18 +24,18 @@ _KINDS = {"r": "TABLE", "p": "TABLE", "v": "VIEW", "m": "MATERIALIZED VIEW", "f"
 class Attachments:
     """Owner, grants and comments of one table or view.
 
-    ``grants`` is None where the defaults hold, else (privilege, column or None, grantee, with
-    grant option), all quoted.
+    ``grants`` are (privilege, column or None, grantee, with grant option), all quoted, besides
+    those of the owner.
     """
 
     kind: str
     owner: str
-    grants: tuple[tuple[str, str | None, str, bool], ...] | None
+    grants: tuple[tuple[str, str | None, str, bool], ...]
     comments: tuple[tuple[str | None, str], ...]
 
 
 _OWNER = sa.text("""
-    SELECT c.relkind::text, format('%I', r.rolname), c.relacl IS NULL
+    SELECT c.relkind::text, quote_ident(r.rolname)
     FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner WHERE c.oid = :oid
 """)
 _GRANTS = sa.text("""
@@ -44,7 +44,7 @@ _GRANTS = sa.text("""
     FROM (
         SELECT (aclexplode(c.relacl)).*, NULL::text AS attname FROM pg_class c WHERE c.oid = :oid
         UNION ALL
-        SELECT (aclexplode(a.attacl)).*, format('%I', a.attname)
+        SELECT (aclexplode(a.attacl)).*, quote_ident(a.attname)
         FROM pg_attribute a WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped
     ) x LEFT JOIN pg_roles r ON r.oid = x.grantee
 """)
@@ -58,18 +58,17 @@ _COMMENTS = sa.text("""
 
 def attachments(conn: sa.Connection, oid: int) -> Attachments:
     """Note owner, grants and comments of a table or view."""
-    kind, owner, default_grants = conn.execute(_OWNER, {"oid": oid}).one()
+    kind, owner = conn.execute(_OWNER, {"oid": oid}).one()
     grants = [
         (privilege, column, grantee, bool(grantable))
         for privilege, column, grantee, grantable in conn.execute(_GRANTS, {"oid": oid})
+        if grantee != owner
     ]
-    comments = [
-        (column or None, text) for column, text in conn.execute(_COMMENTS, {"oid": oid})
-    ]
+    comments = [(column or None, text) for column, text in conn.execute(_COMMENTS, {"oid": oid})]
     return Attachments(
         kind=_KINDS[kind],
         owner=owner,
-        grants=None if default_grants and not grants else tuple(grants),
+        grants=tuple(grants),
         comments=tuple(comments),
     )
 
@@ -80,37 +79,31 @@ def restore(conn: sa.Connection, qualified: str, kept: Attachments) -> None:
     A comment that the new object already has stays; grants and comments of columns that are no
     longer there go.
     """
+    query = sa.text("SELECT to_regclass(:name)::oid::bigint")
+    present = attachments(conn, conn.execute(query, {"name": qualified}).scalar_one())
     columns = _column_names(conn, qualified)
-    if kept.grants is not None:
-        _replace_grants(conn, qualified, kept, columns)
+    # The owner first: the grants are then the owner's, and one to the current role stays one.
+    if present.owner != kept.owner:
+        run(conn, f"ALTER {kept.kind} {qualified} OWNER TO {kept.owner}")
+    _replace_grants(conn, qualified, kept, columns)
+    has_comment = any(column is None for column, _ in present.comments)
     for column, text in kept.comments:
-        if column is None and _has_comment(conn, qualified):
-            continue
-        if column is None:
+        if column is None and not has_comment:
             run(conn, f"COMMENT ON {kept.kind} {qualified} IS {literal(text)}")
         elif column in columns:
             run(conn, f"COMMENT ON COLUMN {qualified}.{column} IS {literal(text)}")
-    current = conn.execute(
-        sa.text("""SELECT format('%I', r.rolname) FROM pg_class c
-                   JOIN pg_roles r ON r.oid = c.relowner WHERE c.oid = to_regclass(:name)"""),
-        {"name": qualified},
-    ).scalar_one()
-    if current != kept.owner:
-        run(conn, f"ALTER {kept.kind} {qualified} OWNER TO {kept.owner}")
 
 
 def _replace_grants(
     conn: sa.Connection, qualified: str, kept: Attachments, columns: set[str]
 ) -> None:
     # Default privileges may have given the new table grants that the old one did not have.
-    oid = conn.execute(
-        sa.text("SELECT to_regclass(:name)::oid::bigint"), {"name": qualified}
-    ).scalar_one()
-    present = attachments(conn, oid)
-    for grantee in sorted({g[2] for g in present.grants or ()} - {present.owner}):
+    query = sa.text("SELECT to_regclass(:name)::oid::bigint")
+    present = attachments(conn, conn.execute(query, {"name": qualified}).scalar_one())
+    for grantee in sorted({grant[2] for grant in present.grants}):
         run(conn, f"REVOKE ALL ON TABLE {qualified} FROM {grantee}")
-    for privilege, column, grantee, grantable in kept.grants or ():
-        if grantee == kept.owner or (column is not None and column not in columns):
+    for privilege, column, grantee, grantable in kept.grants:
+        if column is not None and column not in columns:
             continue
         what = f"{privilege} ({column})" if column else privilege
         option = " WITH GRANT OPTION" if grantable else ""
@@ -118,14 +111,9 @@ def _replace_grants(
 
 
 def _column_names(conn: sa.Connection, qualified: str) -> set[str]:
-    query = sa.text("""SELECT format('%I', attname) FROM pg_attribute
+    query = sa.text("""SELECT quote_ident(attname) FROM pg_attribute
                        WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped""")
     return set(conn.execute(query, {"name": qualified}).scalars())
-
-
-def _has_comment(conn: sa.Connection, qualified: str) -> bool:
-    query = sa.text("SELECT obj_description(to_regclass(:name), 'pg_class') IS NOT NULL")
-    return bool(conn.execute(query, {"name": qualified}).scalar_one())
 
 
 # One line for everything that a new table would lose and that we do not yet know how to keep.
@@ -149,7 +137,7 @@ _UNKEEPABLE = sa.text("""
     WHERE r.prrelid = ANY(:tables)
     UNION ALL
     SELECT format('statistics object %I of %s', s.stxname, s.stxrelid::regclass)
-    FROM pg_statistic_ext s WHERE s.stxrelid = ANY(:tables)
+    FROM pg_statistic_ext s WHERE s.stxrelid = ANY(:all)
     UNION ALL
     SELECT format('partition %s of %s', i.inhrelid::regclass, i.inhparent::regclass)
     FROM pg_inherits i WHERE i.inhrelid = ANY(:tables) OR i.inhparent = ANY(:tables)

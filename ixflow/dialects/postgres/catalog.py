@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from ixflow.dialects.base import SourceFacts
+from ixflow.dialects.base import SourceFacts, run
 from ixflow.dialects.postgres.types import arrow_type
 from ixflow.values import Column
 
-__all__ = ["columns", "indexes", "literal", "regclass", "renamings", "source_facts", "tables_in"]
+__all__ = [
+    "columns",
+    "continue_sequences",
+    "indexes",
+    "literal",
+    "regclass",
+    "source_facts",
+    "tables_in",
+]
 
 _COLUMNS = sa.text("""
     WITH RECURSIVE base AS (
@@ -75,24 +83,25 @@ def indexes(conn: sa.Connection, qualified: str) -> frozenset[str]:
     return frozenset(conn.execute(_INDEXES, {"name": qualified}).scalars())
 
 
-_RENAMINGS = sa.text("""
-    SELECT format('ALTER TABLE %s RENAME CONSTRAINT %I TO %I', CAST(:name AS text), conname,
-                  CASE WHEN contype = 'p' THEN left(CAST(:table AS text), 58) || '_pkey'
-                       ELSE left(replace(conname, CAST(:prefix AS text), CAST(:table AS text)), 63) END)
-    FROM pg_constraint WHERE conrelid = to_regclass(CAST(:name AS text)) AND strpos(conname, CAST(:prefix AS text)) > 0
-    UNION ALL
-    SELECT format('ALTER SEQUENCE %s RENAME TO %I', s.oid::regclass,
-                  left(replace(s.relname, CAST(:prefix AS text), CAST(:table AS text)), 63))
-    FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
-    WHERE d.refobjid = to_regclass(CAST(:name AS text)) AND d.deptype IN ('a', 'i')
-      AND strpos(s.relname, CAST(:prefix AS text)) > 0
+_SEQUENCES = sa.text("""
+    SELECT format('%I', a.attname), pg_get_serial_sequence(:name, a.attname),
+           CASE WHEN o.attname IS NOT NULL THEN pg_get_serial_sequence(:old, o.attname) END
+    FROM pg_attribute a
+    LEFT JOIN pg_attribute o ON o.attrelid = to_regclass(:old) AND o.attname = a.attname
+      AND NOT o.attisdropped
+    WHERE a.attrelid = to_regclass(:name) AND a.attnum > 0 AND NOT a.attisdropped
+      AND pg_get_serial_sequence(:name, a.attname) IS NOT NULL
 """)
 
 
-def renamings(conn: sa.Connection, qualified: str, table: str, prefix: str) -> list[str]:
-    """Write the statements that name constraints and sequences after the table itself."""
-    names = {"name": qualified, "table": table, "prefix": prefix}
-    return list(conn.execute(_RENAMINGS, names).scalars())
+def continue_sequences(conn: sa.Connection, qualified: str, old: str | None) -> None:
+    """Set each sequence behind the greatest value in its column and behind the old sequence."""
+    for column, sequence, before in conn.execute(_SEQUENCES, {"name": qualified, "old": old}).all():
+        last = f"(SELECT last_value FROM {before} WHERE is_called)" if before else "NULL::bigint"
+        query = f"SELECT greatest({last}, (SELECT max({column}) FROM {qualified}))"
+        value = run(conn, query).scalar_one()
+        if value is not None and value > 0:
+            run(conn, f"SELECT setval({literal(sequence)}, {int(value)})")
 
 
 def regclass(conn: sa.Connection, qualified: str) -> int | None:

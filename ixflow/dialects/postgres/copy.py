@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ixflow.dialects.cast import counted_from
 from ixflow.dialects.postgres.numeric import numeric_fields
 from ixflow.dialects.postgres.types import base_type
 from ixflow.errors import ValueDoesNotFit
@@ -47,16 +48,22 @@ _NULL_FIELD = pa.scalar(b"\xff\xff\xff\xff", pa.large_binary())
 def copy_stream(batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> Iterator[bytes]:
     """Yield the pieces of one COPY stream: header, rows, trailer."""
     yield HEADER
+    first_row = 0
     for batch in batches:
         rows = _rows_per_piece(batch)
         for start in range(0, batch.num_rows, rows):
-            yield encode(batch.slice(start, rows), columns)
+            try:
+                piece = encode(batch.slice(start, rows), columns)
+            except ValueDoesNotFit as error:
+                raise counted_from(error, first_row + start) from None
+            yield piece
+        first_row += batch.num_rows
     yield TRAILER
 
 
 def _rows_per_piece(batch: pa.RecordBatch) -> int:
     bytes_per_row = batch.get_total_buffer_size() // max(1, batch.num_rows)
-    return max(1, min(_PIECE_ROWS, _PIECE_BYTES // max(1, bytes_per_row)))
+    return int(max(1, min(_PIECE_ROWS, _PIECE_BYTES // max(1, bytes_per_row))))
 
 
 def encode(batch: pa.RecordBatch, columns: Sequence[Column]) -> bytes:
@@ -76,7 +83,8 @@ def encode(batch: pa.RecordBatch, columns: Sequence[Column]) -> bytes:
     )
     offsets = np.frombuffer(joined.buffers()[1], dtype=np.int64)
     first, last = offsets[joined.offset], offsets[joined.offset + len(joined)]
-    return bytes(memoryview(joined.buffers()[2])[first:last])
+    data: bytes = memoryview(joined.buffers()[2])[first:last].tobytes()
+    return data
 
 
 # -- one encoder a type ---------------------------------------------------------------------------
@@ -155,8 +163,12 @@ def _timestamp(array: pa.Array, column: Column) -> Fields:
 def _refuse_before(array: pa.Array, values: np.ndarray, first: int, column: Column) -> None:
     if len(values) and values.min() < first:
         row = int(values.argmin())
-        msg = f"{column.name}: {array[row]} is before 4714 BC, the first year PostgreSQL knows"
-        raise ValueDoesNotFit(msg, column=column.name, row=row, value=str(array[row]))
+        value = f"{values[row]} {'days' if pa.types.is_date(array.type) else 'us'} from 1970"
+        msg = (
+            f"{column.name} in row {row} (value {value}) is before 4714 BC, the first year that "
+            f"PostgreSQL knows"
+        )
+        raise ValueDoesNotFit(msg, column=column.name, row=row, value=value)
 
 
 def _time(array: pa.Array, column: Column) -> Fields:
@@ -173,8 +185,9 @@ def _uuid(array: pa.Array, column: Column) -> Fields:
     plain = pc.fill_null(pc.replace_substring(array, "-", ""), zero)
     bad = pc.index(pc.match_substring_regex(plain, "^[0-9a-fA-F]{32}$"), value=False).as_py()
     if bad >= 0:
-        msg = f"{column.name}: {array[bad].as_py()!r} in row {bad} is not a uuid"
-        raise ValueDoesNotFit(msg, column=column.name, row=bad, value=array[bad].as_py())
+        value = array[bad].as_py()
+        msg = f"{column.name} in row {bad} (value {value!r}) is not a uuid"
+        raise ValueDoesNotFit(msg, column=column.name, row=bad, value=value)
     text = plain.cast(pa.binary(32))
     characters = np.frombuffer(text.buffers()[1], dtype=np.uint8)
     nibbles = _NIBBLES[characters[text.offset * 32 : (text.offset + len(text)) * 32]]

@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import pyarrow as pa
 import sqlalchemy as sa
 
 from ixflow.dialects.base import Dialect, Held, MergeCounts, SourceFacts, run
 from ixflow.dialects.config import server_url
-from ixflow.dialects.postgres import catalog, split, swap, types
+from ixflow.dialects.connect import seconds_to_wait
+from ixflow.dialects.postgres import catalog, names, split, swap, types
 from ixflow.dialects.postgres.hold import hold_table, is_transient
 from ixflow.dialects.postgres.load import load
 from ixflow.dialects.postgres.merge import merge
 from ixflow.dialects.postgres.reader import PostgresReader, open_reader
+from ixflow.errors import UnsupportedDatabase, ValidationError
 from ixflow.values import Column, PageRange, TableName, TablePart
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["PostgresDialect"]
 
@@ -32,6 +36,9 @@ class PostgresDialect(Dialect):
     shares_snapshot = True
     moves_tables = True
     temporary_schema = "pg_temp"
+    overriding = "OVERRIDING SYSTEM VALUE "
+    connect_seconds: ClassVar[float] = 15
+    """How long to wait for a host that does not answer, unless the URL says connect_timeout."""
 
     def url(self, config: Mapping[str, Any]) -> sa.URL:
         """Make the URL of a ``source_config``."""
@@ -42,7 +49,9 @@ class PostgresDialect(Dialect):
         made = sa.make_url(url)
         if "+" not in made.drivername:
             made = made.set(drivername=self.driver)
-        return sa.create_engine(made, pool_pre_ping=True)
+        engine = sa.create_engine(made, pool_pre_ping=True)
+        sa.event.listen(engine, "do_connect", _with_a_limit)
+        return engine
 
     @contextlib.contextmanager
     def reader(self, url: sa.URL, *, snapshot: str | None = None) -> Iterator[PostgresReader]:
@@ -129,6 +138,10 @@ class PostgresDialect(Dialect):
                 f"use postgresql+psycopg or postgresql+psycopg2"
             )
             raise UnsupportedDatabase(msg, driver=conn.dialect.driver)
+        driver: Any = conn.connection.driver_connection
+        if driver.autocommit:
+            msg = "the connection is in AUTOCOMMIT mode, where no batch would be one transaction"
+            raise ValidationError(msg)
 
     def create_schema(self, conn: sa.Connection, schema: str) -> None:
         """Create the schema unless it is there; needs no right to create when it is."""
@@ -157,9 +170,7 @@ class PostgresDialect(Dialect):
         """Upsert with ON CONFLICT; rows that would not change are not written."""
         return merge(self, conn, source, target, columns, key)
 
-    def delete_duplicates(
-        self, conn: sa.Connection, table: TableName, key: Sequence[str]
-    ) -> int:
+    def delete_duplicates(self, conn: sa.Connection, table: TableName, key: Sequence[str]) -> int:
         """Delete all rows of a key but the one with the greatest ctid, the order of loading."""
         keys = self.column_list(key)
         same = " AND ".join(f"t.{self.quote(k)} = d.{self.quote(k)}" for k in key)
@@ -172,12 +183,21 @@ class PostgresDialect(Dialect):
 
     def rename_parts(self, conn: sa.Connection, table: TableName, prefix: str) -> None:
         """Name constraints and sequences after the table where they begin with its old name."""
-        for statement in catalog.renamings(conn, self.qualified(table), table.name, prefix):
-            run(conn, statement)
+        names.name_parts(self, conn, table, prefix)
 
-    def rename_index(
-        self, conn: sa.Connection, table: TableName, old: str, new: str
+    def rename_constraint(self, conn: sa.Connection, table: TableName, old: str, new: str) -> None:
+        """Rename a constraint of the table."""
+        place = self.qualified(table)
+        run(conn, f"ALTER TABLE {place} RENAME CONSTRAINT {self.quote(old)} TO {self.quote(new)}")
+
+    def continue_sequences(
+        self, conn: sa.Connection, table: TableName, old: TableName | None
     ) -> None:
+        """Let serial and identity columns count on behind the rows and behind the old table."""
+        before = None if old is None else self.qualified(old)
+        catalog.continue_sequences(conn, self.qualified(table), before)
+
+    def rename_index(self, conn: sa.Connection, table: TableName, old: str, new: str) -> None:
         """Rename an index of the table."""
         index = self.qualified(TableName(old, table.schema))
         run(conn, f"ALTER INDEX {index} RENAME TO {self.quote(new)}")
@@ -224,3 +244,8 @@ class PostgresDialect(Dialect):
         key = int.from_bytes(digest[:8], "big", signed=True)
         conn.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
         yield
+
+
+def _with_a_limit(dialect: Any, record: Any, arguments: Any, options: dict[str, Any]) -> None:
+    del dialect, record, arguments
+    options.setdefault("connect_timeout", int(seconds_to_wait(PostgresDialect.connect_seconds)))

@@ -62,7 +62,7 @@ def hold_table(engine: sa.Engine, qualified: str) -> Iterator[Held]:
         conn = plain.execution_options(**options)
         with conn.begin():
             lockable = bool(conn.execute(_LOCKABLE, {"name": qualified}).scalar())
-        with conn.begin():
+        try:
             # Nothing is said on this connection while the others read.
             run(conn, "SET LOCAL idle_in_transaction_session_timeout = 0")
             if lockable:
@@ -71,6 +71,10 @@ def hold_table(engine: sa.Engine, qualified: str) -> Iterator[Held]:
             if conn.execute(_IS_STORED, {"name": qualified}).scalar():
                 run(conn, f"SELECT 1 FROM {qualified} LIMIT 0")  # keeps REFRESH out
             yield Held(conn, str(snapshot))
+        finally:
+            # A lost connection has nothing to roll back, and must not hide why the block ended.
+            with contextlib.suppress(sa.exc.DBAPIError):
+                conn.rollback()
 
 
 def _lock(conn: sa.Connection, qualified: str) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import sqlalchemy as sa
 
 from ixflow.dialects.base import run
+from ixflow.dialects.facts import sqlalchemy_error
 from ixflow.dialects.postgres.copy import copy_stream
+from ixflow.dialects.postgres.refusals import refusal
 from ixflow.dialects.postgres.types import COPIED, base_type
 from ixflow.errors import UnsupportedDatabase
 from ixflow.values import Column, TableName
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from ixflow.dialects.postgres.dialect import PostgresDialect
 
 __all__ = ["load"]
@@ -44,11 +47,14 @@ def load(
         for c in columns
     )
     # In the order of loading, so that the last of two rows with one key stays the last.
-    run(
-        conn,
+    statement = (
         f"INSERT INTO {dialect.qualified(table)} ({names}) "
-        f"SELECT {values} FROM {dialect.qualified(stage)} ORDER BY ctid",
+        f"{dialect.overriding}SELECT {values} FROM {dialect.qualified(stage)} ORDER BY ctid"
     )
+    try:
+        run(conn, statement)
+    except sa.exc.DBAPIError as error:
+        raise refusal(error) from error
     dialect.drop_table(conn, stage)
     return rows
 
@@ -86,25 +92,41 @@ class _Counter:
 
 def _send(conn: sa.Connection, statement: str, pieces: Iterable[bytes]) -> None:
     driver: Any = conn.connection.driver_connection
-    if conn.dialect.driver == "psycopg":
-        with driver.cursor() as cursor, cursor.copy(statement) as copy:
-            for piece in pieces:
-                copy.write(piece)
-    elif conn.dialect.driver == "psycopg2":
-        source = _PieceFile(pieces)
-        with driver.cursor() as cursor:
-            try:
-                cursor.copy_expert(statement, source, size=1 << 20)
-            except Exception:
-                if source.error is not None:
-                    raise source.error from None
-                raise
-    else:
+    send = _SENDERS.get(conn.dialect.driver)
+    if send is None:
         msg = (
             f"the driver {conn.dialect.driver} cannot COPY inside the transaction; "
             f"use postgresql+psycopg or postgresql+psycopg2"
         )
         raise UnsupportedDatabase(msg, driver=conn.dialect.driver)
+    errors = conn.dialect.loaded_dbapi.Error
+    try:
+        send(driver, statement, pieces)
+    except errors as error:
+        raise refusal(sqlalchemy_error(conn, statement, error)) from error
+
+
+def _send_psycopg(driver: Any, statement: str, pieces: Iterable[bytes]) -> None:
+    with driver.cursor() as cursor, cursor.copy(statement) as copy:
+        for piece in pieces:
+            copy.write(piece)
+
+
+def _send_psycopg2(driver: Any, statement: str, pieces: Iterable[bytes]) -> None:
+    source = _PieceFile(pieces)
+    with driver.cursor() as cursor:
+        try:
+            cursor.copy_expert(statement, source, size=1 << 20)
+        except Exception:
+            if source.error is not None:
+                raise source.error from None
+            raise
+
+
+_SENDERS: dict[str, Callable[[Any, str, Iterable[bytes]], None]] = {
+    "psycopg": _send_psycopg,
+    "psycopg2": _send_psycopg2,
+}
 
 
 class _PieceFile:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from ixflow.dialects.base import MergeCounts, run
+from ixflow.dialects.postgres.refusals import state_of
 from ixflow.values import Column, TableName
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _TWICE = "21000"
 """SQLSTATE cardinality_violation: ON CONFLICT met one key twice."""
 
 
-def merge(
+def merge(  # noqa: PLR0917 - the arguments of Dialect.merge
     dialect: PostgresDialect,
     conn: sa.Connection,
     source: TableName,
@@ -34,9 +35,7 @@ def merge(
         with conn.begin_nested():
             inserted, updated = run(conn, statement).one()
     except sa.exc.DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != _TWICE and (
-            getattr(error.orig, "pgcode", None) != _TWICE
-        ):
+        if state_of(error) != _TWICE:
             raise
         distinct = _statement(dialect, source, target, columns, key, distinct=True)
         inserted, updated = run(conn, distinct).one()
@@ -58,7 +57,8 @@ def _statement(
     rows = f"SELECT {names} FROM {dialect.qualified(source)}"
     if distinct:
         # The last loaded row of a key wins; ctid is the order of loading.
-        rows = f"SELECT DISTINCT ON ({keys}) {names} FROM {dialect.qualified(source)} " + (
+        rows = (
+            f"SELECT DISTINCT ON ({keys}) {names} FROM {dialect.qualified(source)} "
             f"ORDER BY {keys}, ctid DESC"
         )
     others = [c for c in columns if c.name not in key]
@@ -71,7 +71,8 @@ def _statement(
         action = "DO NOTHING"
     # xmax is 0 for a row version that was inserted, not updated.
     return (
-        f"WITH written AS (INSERT INTO {dialect.qualified(target)} AS t ({names}) {rows} "
+        f"WITH written AS (INSERT INTO {dialect.qualified(target)} AS t ({names}) "
+        f"{dialect.overriding}{rows} "
         f"ON CONFLICT ({keys}) {action} RETURNING xmax = 0 AS inserted) "
         f"SELECT count(*) FILTER (WHERE inserted), count(*) FILTER (WHERE NOT inserted) "
         f"FROM written"

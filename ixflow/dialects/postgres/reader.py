@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
 
 import numpy as np
 import pyarrow as pa
-import sqlalchemy as sa
 
 from ixflow.dialects.connect import unavailable
 from ixflow.dialects.postgres.hold import is_transient
 from ixflow.dialects.types import arrow_schema, cast_column
 from ixflow.errors import SnapshotUnavailable, ValueDoesNotFit
 from ixflow.values import Column
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 __all__ = ["PostgresReader", "open_reader"]
 
@@ -59,9 +62,7 @@ class PostgresReader:
         self._conn.adbc_cancel()
 
 
-def _batches(
-    cursor: Any, columns: Sequence[Column], schema: pa.Schema
-) -> Iterator[pa.RecordBatch]:
+def _batches(cursor: Any, columns: Sequence[Column], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     with cursor:
         first_row = 0
         for batch in cursor.fetch_record_batch():
@@ -111,8 +112,8 @@ def open_reader(url: sa.URL, *, snapshot: str | None = None) -> Iterator[Postgre
         SnapshotUnavailable: the session that exported the snapshot has ended.
 
     """
-    import adbc_driver_manager as manager  # noqa: PLC0415 - a driver is loaded by its one user
-    from adbc_driver_postgresql import dbapi  # noqa: PLC0415
+    import adbc_driver_manager as manager
+    from adbc_driver_postgresql import dbapi
 
     try:
         conn = dbapi.connect(_libpq_uri(url))
@@ -142,4 +143,7 @@ def _import_snapshot(cursor: Any, snapshot: str, error_type: type[Exception]) ->
 
 
 def _libpq_uri(url: sa.URL) -> str:
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+    """Write the URL as libpq reads it: a space is %20, a plus is a plus."""
+    bare = url.set(drivername="postgresql", query={}).render_as_string(hide_password=False)
+    query = urlencode(dict(url.query), doseq=True, quote_via=quote)
+    return bare.replace(" ", "%20") + (f"?{query}" if query else "")

@@ -8,6 +8,8 @@ one snapshot, and nothing may rewrite the table meanwhile (`hold.hold_table` see
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from ixflow.values import PageRange, TableName, TablePart
@@ -75,7 +77,7 @@ def parts(conn: sa.Connection, qualified: str) -> tuple[TablePart, ...]:
     return tuple(_part(leaf, ranges=int(ranges) >= _TID_RANGE_SCAN) for leaf in leaves)
 
 
-def _part(leaf: sa.Row[tuple[object, ...]], *, ranges: bool) -> TablePart:
+def _part(leaf: sa.Row[Any], *, ranges: bool) -> TablePart:
     return TablePart(
         TableName(leaf.name, leaf.schema),
         only=leaf.kind == "r",
@@ -86,13 +88,13 @@ def _part(leaf: sa.Row[tuple[object, ...]], *, ranges: bool) -> TablePart:
     )
 
 
-def _rows(leaf: sa.Row[tuple[object, ...]]) -> int:
-    """Scale the last count of ANALYZE by the growth in pages since, as PostgreSQL's planner does."""
+def _rows(leaf: sa.Row[Any]) -> int:
+    """Scale the last count of ANALYZE by the growth in pages since, as the planner does."""
     if leaf.tuples < 0:
         return int(leaf.pages) * _ROWS_OF_A_PAGE
     if leaf.analysed_pages <= 0:
         return int(leaf.tuples)
-    return round(leaf.tuples / leaf.analysed_pages * leaf.pages)
+    return int(leaf.tuples / leaf.analysed_pages * leaf.pages)
 
 
 def key_bounds(conn: sa.Connection, qualified: str, column: str) -> tuple[float, ...]:

@@ -24,6 +24,7 @@ from ixflow.dialects.postgres.attachments import (
     restore,
 )
 from ixflow.dialects.postgres.catalog import regclass
+from ixflow.dialects.postgres.refusals import state_of
 from ixflow.dialects.postgres.views import DependentView, dependent_views, recreate
 from ixflow.errors import LockNotAvailable, ReplacementRefused
 from ixflow.values import TableName
@@ -59,51 +60,43 @@ def swap(
                 _swap_once(dialect, conn, moves, drops)
                 run(conn, f"SET LOCAL lock_timeout = '{old_timeout}'")
         except sa.exc.DBAPIError as error:
-            _raise_unless_locked(error, conn, moves, drops, deadline, timeout_seconds)
+            names = [place for _, place in moves] + list(drops)
+            _raise_unless_locked(error, names)
+            if time.monotonic() >= deadline:
+                raise _not_locked(conn, names, timeout_seconds) from error
             time.sleep(_PAUSE_SECONDS)
         else:
             return
 
 
-def _raise_unless_locked(
-    error: sa.exc.DBAPIError,
-    conn: sa.Connection,
-    moves: Sequence[tuple[TableName, TableName]],
-    drops: Sequence[TableName],
-    deadline: float,
-    timeout_seconds: float,
-) -> None:
-    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
-    names = [str(place) for _, place in moves] + [str(gone) for gone in drops]
+def _raise_unless_locked(error: sa.exc.DBAPIError, names: Sequence[TableName]) -> None:
+    state = state_of(error)
     if state in (_DEPENDENT_OBJECTS, _NO_PRIVILEGE):
-        msg = f"{', '.join(names)} cannot be replaced without loss: {error.orig}"
-        raise ReplacementRefused(msg, tables=names) from error
+        shown = ", ".join(str(name) for name in names)
+        said = " ".join(str(error.orig).split())
+        msg = f"{shown} cannot be replaced without loss: {said}"
+        raise ReplacementRefused(msg, tables=[str(name) for name in names]) from error
     if state not in (_LOCK_NOT_AVAILABLE, _DEADLOCK):
         raise error
-    if time.monotonic() >= deadline:
-        blockers = _holders(conn, moves, drops)
-        msg = (
-            f"{', '.join(names)} could not be locked within {timeout_seconds:g} s; "
-            f"held by {blockers or 'sessions that have ended meanwhile'}; nothing was changed"
-        )
-        raise LockNotAvailable(msg, tables=names, blockers=blockers) from error
 
 
-def _holders(
-    conn: sa.Connection,
-    moves: Sequence[tuple[TableName, TableName]],
-    drops: Sequence[TableName],
-) -> list[str]:
+def _not_locked(
+    conn: sa.Connection, names: Sequence[TableName], timeout_seconds: float
+) -> LockNotAvailable:
     query = sa.text("""
         SELECT DISTINCT format('pid %s (%s, %s)', a.pid, a.usename, a.state)
         FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
-        JOIN pg_namespace n ON n.oid = c.relnamespace
         JOIN pg_stat_activity a ON a.pid = l.pid
-        WHERE l.granted AND l.pid <> pg_backend_pid()
-          AND c.relname = ANY(:names)
+        WHERE l.granted AND l.pid <> pg_backend_pid() AND c.relname = ANY(:names)
     """)
-    names = [place.name for _, place in moves] + [gone.name for gone in drops]
-    return list(conn.execute(query, {"names": names}).scalars())
+    blockers = list(conn.execute(query, {"names": [name.name for name in names]}).scalars())
+    shown = ", ".join(str(name) for name in names)
+    msg = (
+        f"{shown} could not be locked within {timeout_seconds:g} s; "
+        f"held by {', '.join(blockers) or 'sessions that have ended meanwhile'}; "
+        f"nothing was changed"
+    )
+    return LockNotAvailable(msg, tables=[str(name) for name in names], blockers=blockers)
 
 
 def _swap_once(
@@ -153,9 +146,7 @@ def _drop_old(
         run(conn, f"DROP {kept[table].kind} {dialect.qualified(table)}")
 
 
-def _move(
-    dialect: PostgresDialect, conn: sa.Connection, new: TableName, place: TableName
-) -> None:
+def _move(dialect: PostgresDialect, conn: sa.Connection, new: TableName, place: TableName) -> None:
     if new.schema != place.schema and place.schema is not None:
         run(conn, f"ALTER TABLE {dialect.qualified(new)} SET SCHEMA {dialect.quote(place.schema)}")
         new = TableName(new.name, place.schema)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from ixflow.dialects.types import decimal_type, split_sql_type
+from ixflow.dialects.types import decimal_type, is_bytes, is_text, split_sql_type
 
 __all__ = ["COPIED", "READ_AS", "arrow_type", "base_type", "sql_type"]
 
@@ -78,29 +78,19 @@ def arrow_type(type_name: str) -> tuple[pa.DataType, bool]:
 def sql_type(type_: pa.DataType) -> str | None:
     """Give the column type that holds every value of an Arrow type; None: there is none."""
     types = pa.types
-    for arrow, name in _FROM_ARROW:
-        if type_ == arrow:
-            return name
+    if types.is_dictionary(type_):
+        type_ = type_.value_type
     if types.is_decimal(type_):
         return f"numeric({type_.precision},{type_.scale})" if type_.scale >= 0 else None
-    if types.is_dictionary(type_):
-        return sql_type(type_.value_type)
-    if types.is_string(type_) or types.is_large_string(type_) or types.is_string_view(type_):
-        return "text"
-    if _is_binary(type_):
-        return "bytea"
-    if types.is_timestamp(type_):
-        return f"timestamp {'without' if type_.tz is None else 'with'} time zone"
-    if types.is_time(type_):
-        return "time without time zone"
-    return "date" if types.is_date(type_) else None
-
-
-def _is_binary(type_: pa.DataType) -> bool:
-    types = pa.types
-    return bool(
-        types.is_binary(type_)
-        or types.is_large_binary(type_)
-        or types.is_binary_view(type_)
-        or types.is_fixed_size_binary(type_)
-    )
+    found = next((name for arrow, name in _FROM_ARROW if type_ == arrow), None)
+    if found is None:
+        kinds = (
+            (is_text(type_), "text"),
+            (is_bytes(type_), "bytea"),
+            (types.is_timestamp(type_) and type_.tz is not None, "timestamp with time zone"),
+            (types.is_timestamp(type_), "timestamp without time zone"),
+            (types.is_time(type_), "time without time zone"),
+            (types.is_date(type_), "date"),
+        )
+        found = next((name for matches, name in kinds if matches), None)
+    return found

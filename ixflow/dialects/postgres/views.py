@@ -24,7 +24,8 @@ class DependentView:
     definition: str
     options: str
     populated: bool
-    indexes: tuple[str, ...]
+    afterwards: tuple[str, ...]
+    """Statements that make its indexes, their comments, and the defaults of its columns."""
     attachments: Attachments
 
     @property
@@ -48,10 +49,30 @@ _EDGES = sa.text("""
 """)
 
 _VIEW = sa.text("""
-    SELECT c.oid::regclass::text, c.relkind = 'm', pg_get_viewdef(c.oid),
+    SELECT c.relkind = 'm', pg_get_viewdef(c.oid),
            coalesce(array_to_string(c.reloptions, ', '), ''), c.relispopulated,
-           ARRAY(SELECT pg_get_indexdef(i.indexrelid) FROM pg_index i WHERE i.indrelid = c.oid
-                 ORDER BY i.indexrelid),
+           ARRAY(SELECT statement FROM (
+               SELECT 1 AS turn, i.indexrelid AS place, pg_get_indexdef(i.indexrelid) AS statement
+               FROM pg_index i WHERE i.indrelid = c.oid
+               UNION ALL
+               SELECT 2, i.indexrelid, format('COMMENT ON INDEX %s IS %L',
+                                              i.indexrelid::regclass, d.description)
+               FROM pg_index i JOIN pg_description d
+                 ON d.objoid = i.indexrelid AND d.classoid = 'pg_class'::regclass
+               WHERE i.indrelid = c.oid
+               UNION ALL
+               SELECT 3, i.indexrelid, format('ALTER MATERIALIZED VIEW %s CLUSTER ON %I',
+                                              c.oid::regclass, x.relname)
+               FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+               WHERE i.indrelid = c.oid AND i.indisclustered
+               UNION ALL
+               SELECT 4, a.adnum, format('ALTER VIEW %s ALTER COLUMN %I SET DEFAULT %s',
+                                         c.oid::regclass, n.attname,
+                                         pg_get_expr(a.adbin, a.adrelid))
+               FROM pg_attrdef a
+               JOIN pg_attribute n ON n.attrelid = a.adrelid AND n.attnum = a.adnum
+               WHERE a.adrelid = c.oid
+           ) s ORDER BY turn, place),
            format('%I.%I', n.nspname, c.relname)
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = :oid
 """)
@@ -84,7 +105,7 @@ def _in_order(below_of: dict[int, set[int]]) -> list[int]:
 
 def _view(conn: sa.Connection, oid: int) -> DependentView:
     row = conn.execute(_VIEW, {"oid": oid}).one()
-    _, materialized, definition, options, populated, indexes, qualified = row
+    materialized, definition, options, populated, afterwards, qualified = row
     return DependentView(
         oid=oid,
         qualified=qualified,
@@ -92,7 +113,7 @@ def _view(conn: sa.Connection, oid: int) -> DependentView:
         definition=definition.rstrip().rstrip(";"),
         options=f" WITH ({options})" if options else "",
         populated=populated,
-        indexes=tuple(indexes),
+        afterwards=tuple(afterwards),
         attachments=attachments(conn, oid),
     )
 
@@ -112,6 +133,6 @@ def recreate(conn: sa.Connection, views: Sequence[DependentView]) -> None:
         except sa.exc.ProgrammingError as error:
             msg = f"the view {view.qualified} cannot be kept over the new table: {error.orig}"
             raise ReplacementRefused(msg, view=view.qualified) from error
-        for index in view.indexes:
-            run(conn, index)
+        for statement in view.afterwards:
+            run(conn, statement)
         restore(conn, view.qualified, view.attachments)

@@ -1,96 +1,28 @@
-"""SQLite: declared types and dynamic values; its facts and the statements behind `Dialect`."""
+"""SQLite: its facts, and the statements behind every method of `Dialect`."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import sqlalchemy as sa
 
 from ixflow.dialects.base import Dialect, MergeCounts, SourceFacts, run
+from ixflow.dialects.cast import counted_from
 from ixflow.dialects.config import file_url
 from ixflow.dialects.connect import connected
-from ixflow.dialects.rows import rows_reader
-from ixflow.dialects.types import decimal_type, split_sql_type
-from ixflow.errors import ReplacementRefused, UnsupportedDatabase
+from ixflow.dialects.facts import sqlalchemy_error
+from ixflow.dialects.sqlite import types
+from ixflow.dialects.sqlite.values import SQLiteReader, stored
+from ixflow.errors import ReplacementRefused, UnsupportedDatabase, ValueDoesNotFit
 from ixflow.values import Column, TableName
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 __all__ = ["SQLiteDialect"]
-
-# Declared type to Arrow. A value that is not of the declared type is refused, not guessed at.
-_EXACT: dict[str, pa.DataType] = {
-    "boolean": pa.bool_(),
-    "bool": pa.bool_(),
-    "date": pa.date32(),
-    "time": pa.time64("us"),
-    "datetime": pa.timestamp("us"),
-    "timestamp": pa.timestamp("us"),
-    "timestamp with time zone": pa.timestamp("us", "UTC"),
-    "timestamptz": pa.timestamp("us", "UTC"),
-}
-_FROM_ARROW: tuple[tuple[pa.DataType, str], ...] = (
-    (pa.bool_(), "BOOLEAN"),
-    *((t, "INTEGER") for t in (pa.int8(), pa.int16(), pa.int32(), pa.int64())),
-    *((t, "INTEGER") for t in (pa.uint8(), pa.uint16(), pa.uint32())),
-    *((t, "REAL") for t in (pa.float16(), pa.float32(), pa.float64())),
-    (pa.date32(), "DATE"),
-    (pa.null(), "TEXT"),
-)
-
-
-class _Reader:
-    """One sqlite3 connection in a transaction, which reads one snapshot."""
-
-    def __init__(self, raw: Any) -> None:
-        self._raw = raw
-
-    def read(self, sql: str, columns: Sequence[Column]) -> pa.RecordBatchReader:
-        """Run a query made by `Dialect.select` and stream its rows with the columns' types."""
-        cursor = self._raw.cursor()
-        cursor.execute(sql)
-        return rows_reader(cursor.fetchmany, columns, _to_array, close=cursor.close)
-
-
-def _to_array(values: Sequence[Any], column: Column) -> pa.Array:
-    type_ = column.type
-    if pa.types.is_decimal(type_):
-        # The shortest text of a float is what was written; Arrow refuses what the scale cuts off.
-        return pa.array([None if v is None else str(v) for v in values], pa.string())
-    if pa.types.is_boolean(type_):
-        return pa.array([None if v is None else _boolean(v) for v in values], type_)
-    if pa.types.is_temporal(type_):
-        return pa.array([None if v is None else _moment(v, type_) for v in values], type_)
-    if pa.types.is_string(type_) and column.as_text:
-        return pa.array([v if v is None or isinstance(v, str) else str(v) for v in values])
-    return pa.array(values, type_)
-
-
-def _boolean(value: Any) -> bool:
-    if value in (0, 1):
-        return bool(value)
-    msg = "a boolean is 0 or 1"
-    raise ValueError(msg)
-
-
-def _moment(value: Any, type_: pa.DataType) -> Any:
-    if not isinstance(value, str):
-        msg = "dates and times are read from ISO 8601 text"
-        raise TypeError(msg)
-    if pa.types.is_date(type_):
-        return dt.date.fromisoformat(value)
-    if pa.types.is_time(type_):
-        return dt.time.fromisoformat(value)
-    moment = dt.datetime.fromisoformat(value)
-    if type_.tz is None and moment.tzinfo is not None:
-        msg = "the value has a zone, the declared type has none"
-        raise ValueError(msg)
-    if type_.tz is not None and moment.tzinfo is None:
-        msg = "the value has no zone, the declared type wants one"
-        raise ValueError(msg)
-    return moment
 
 
 class SQLiteDialect(Dialect):
@@ -115,7 +47,7 @@ class SQLiteDialect(Dialect):
         return engine
 
     @contextlib.contextmanager
-    def reader(self, url: sa.URL, *, snapshot: str | None = None) -> Iterator[_Reader]:
+    def reader(self, url: sa.URL, *, snapshot: str | None = None) -> Iterator[SQLiteReader]:
         """Open a connection whose transaction is the snapshot; the file must exist."""
         del snapshot
         existing = sa.URL.create(
@@ -124,7 +56,7 @@ class SQLiteDialect(Dialect):
         engine = self.engine(existing if url.database not in (None, "", ":memory:") else url)
         try:
             with connected(engine) as conn, conn.begin():
-                yield _Reader(conn.connection.driver_connection)
+                yield SQLiteReader(conn.connection.driver_connection)
         finally:
             engine.dispose()
 
@@ -137,11 +69,10 @@ class SQLiteDialect(Dialect):
         pragma = f"PRAGMA {self._schema(table)}table_info({self.quote(table.name)})"
         found = []
         for _, name, declared, not_null, _, position in run(conn, pragma):
-            type_, as_text = _arrow_type(declared or "")
+            type_, as_text = types.arrow_type(declared or "")
             # INTEGER PRIMARY KEY is the rowid: never NULL, though not declared so.
-            found.append(
-                Column(name, declared or "", type_, not (not_null or position), as_text, position or None)
-            )
+            nullable = not (not_null or position)
+            found.append(Column(name, declared or "", type_, nullable, as_text, position or None))
         return tuple(found)
 
     def source_facts(self, conn: sa.Connection, table: TableName) -> SourceFacts:
@@ -177,30 +108,16 @@ class SQLiteDialect(Dialect):
 
     def set_comment(self, conn: sa.Connection, table: TableName, comment: str | None) -> None:
         """Refuse: SQLite has no comments, so a watermark cannot sit beside its rows."""
-        msg = f"SQLite has no table comments, which {table} would need; ingest into another database"
+        del conn, comment
+        msg = f"SQLite has no table comments, which {table} would need; use another database"
         raise UnsupportedDatabase(msg, table=str(table), database="sqlite")
 
     def sql_type(self, type_: pa.DataType) -> str:
         """Name the column type that holds every value of an Arrow type."""
-        types = pa.types
-        for arrow, name in _FROM_ARROW:
-            if type_ == arrow:
-                return name
-        # Decimals of up to 15 digits survive SQLite's REAL; more become text.
-        if types.is_decimal(type_) and type_.scale >= 0:
-            exact = type_.precision <= 15
-            return f"DECIMAL({type_.precision},{type_.scale})" if exact else "TEXT"
-        if types.is_dictionary(type_):
-            return self.sql_type(type_.value_type)
-        if types.is_string(type_) or types.is_large_string(type_) or types.is_string_view(type_):
-            return "TEXT"
-        if types.is_binary(type_) or types.is_large_binary(type_):
-            return "BLOB"
-        if types.is_timestamp(type_):
-            return "TIMESTAMP" if type_.tz is None else "TIMESTAMP WITH TIME ZONE"
-        if types.is_time(type_):
-            return "TIME"
-        raise self.no_sql_type(type_)
+        found = types.sql_type(type_)
+        if found is None:
+            raise self.no_sql_type(type_)
+        return found
 
     def check_ingests(self, conn: sa.Connection) -> None:
         """Refuse: without comments a watermark cannot sit beside its rows."""
@@ -215,6 +132,18 @@ class SQLiteDialect(Dialect):
             msg = f"SQLite has no schemas, so {schema!r} cannot be created"
             raise UnsupportedDatabase(msg, schema=schema, database="sqlite")
 
+    def create_table(
+        self,
+        conn: sa.Connection,
+        table: TableName,
+        columns: Sequence[Column],
+        *,
+        temporary: bool = False,
+    ) -> None:
+        """Create a table with these columns and their primary key."""
+        _in_transaction(conn)
+        super().create_table(conn, table, columns, temporary=temporary)
+
     def load(
         self,
         conn: sa.Connection,
@@ -225,12 +154,17 @@ class SQLiteDialect(Dialect):
         """Append the reader's rows with executemany, which runs in C for plain values."""
         names = self.column_list(c.name for c in columns)
         marks = ", ".join("?" for _ in columns)
-        statement = f"INSERT INTO {self.qualified(table)} ({names}) VALUES ({marks})"  # noqa: S608
-        raw: Any = conn.connection.driver_connection
+        statement = f"INSERT INTO {self.qualified(table)} ({names}) VALUES ({marks})"
+        raw = _in_transaction(conn)
         rows = 0
         for batch in reader:
-            values = [_stored(array) for array in batch.columns]
-            raw.executemany(statement, zip(*values, strict=True))
+            try:
+                values = [stored(a, c) for a, c in zip(batch.columns, columns, strict=True)]
+                raw.executemany(statement, zip(*values, strict=True))
+            except ValueDoesNotFit as error:
+                raise counted_from(error, rows) from None
+            except sqlite3.Error as error:
+                raise sqlalchemy_error(conn, statement, error) from error
             rows += batch.num_rows
         return rows
 
@@ -243,7 +177,7 @@ class SQLiteDialect(Dialect):
         key: Sequence[str],
     ) -> MergeCounts:
         """Upsert with ON CONFLICT; rows that would not change are not written."""
-        count = f"SELECT count(*) FROM {self.qualified(target)}"  # noqa: S608
+        count = f"SELECT count(*) FROM {self.qualified(target)}"
         total = run(conn, f"SELECT count(*) FROM {self.qualified(source)}").scalar_one()
         before = run(conn, count).scalar_one()
         names = self.column_list(c.name for c in columns)
@@ -255,9 +189,10 @@ class SQLiteDialect(Dialect):
             action = f"DO UPDATE SET {sets} WHERE {differs}"
         changes = run(
             conn,
-            # rowid order: the last row of a key is merged last and wins.
+            # rowid is the order of loading: the last row of a key wins.
             f"INSERT INTO {self.qualified(target)} AS t ({names}) "
-            f"SELECT {names} FROM {self.qualified(source)} WHERE true ORDER BY rowid "
+            f"SELECT {names} FROM {self.qualified(source)} WHERE rowid IN "
+            f"(SELECT max(rowid) FROM {self.qualified(source)} GROUP BY {self.column_list(key)}) "
             f"ON CONFLICT ({self.column_list(key)}) {action}",
         ).rowcount
         inserted = run(conn, count).scalar_one() - before
@@ -273,6 +208,7 @@ class SQLiteDialect(Dialect):
     ) -> None:
         """Drop and rename; views find the new table by its name."""
         del timeout_seconds
+        _in_transaction(conn)
         self._refuse_triggers(conn, [place for _, place in moves])
         for gone in drops:
             self.drop_table(conn, gone)
@@ -284,7 +220,9 @@ class SQLiteDialect(Dialect):
         run(conn, "PRAGMA legacy_alter_table = OFF")
 
     def _refuse_triggers(self, conn: sa.Connection, tables: Sequence[TableName]) -> None:
-        query = sa.text("SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = :name")
+        query = sa.text(
+            "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = :name"
+        )
         for table in tables:
             found = list(conn.execute(query, {"name": table.name}).scalars())
             if found:
@@ -302,7 +240,8 @@ class SQLiteDialect(Dialect):
         timeout_seconds: float = 60,
     ) -> None:
         """Refuse: SQLite has no schemas to publish between."""
-        msg = "SQLite has no schemas, so a stage cannot be published in it; use PostgreSQL or DuckDB"
+        del conn, transaction, tables, drops, timeout_seconds
+        msg = "SQLite has no schemas to publish a stage in; use PostgreSQL or DuckDB"
         raise UnsupportedDatabase(msg, schema=schema, database="sqlite")
 
     def drop_schema(self, conn: sa.Connection, schema: str) -> None:
@@ -317,6 +256,14 @@ class SQLiteDialect(Dialect):
         return "" if table.schema is None else f"{self.quote(table.schema)}."
 
 
+def _in_transaction(conn: sa.Connection) -> Any:
+    """Begin what Python's sqlite3 would begin too late on an engine of the user's: before DDL."""
+    raw: Any = conn.connection.driver_connection
+    if not raw.in_transaction:
+        raw.execute("BEGIN")
+    return raw
+
+
 def _leave_transactions_to_us(connection: Any, record: Any) -> None:
     del record
     connection.isolation_level = None
@@ -324,37 +271,3 @@ def _leave_transactions_to_us(connection: Any, record: Any) -> None:
 
 def _begin(conn: sa.Connection) -> None:
     conn.exec_driver_sql("BEGIN")
-
-
-def _arrow_type(declared: str) -> tuple[pa.DataType, bool]:
-    """Follow SQLite's affinity rules (https://www.sqlite.org/datatype3.html), exact types first."""
-    base, args = split_sql_type(declared) if declared else ("", ())
-    if base in _EXACT:
-        return _EXACT[base], False
-    if base in ("decimal", "numeric"):
-        found = decimal_type(args)
-        return (found, False) if found is not None else (pa.string(), True)
-    if "int" in base:
-        return pa.int64(), False
-    if any(word in base for word in ("char", "clob", "text")):
-        return pa.string(), False
-    if base == "blob":
-        return pa.binary(), False
-    if any(word in base for word in ("real", "floa", "doub")):
-        return pa.float64(), False
-    return pa.string(), True
-
-
-def _stored(array: pa.Array) -> list[Any]:
-    """Turn an Arrow array into values that SQLite stores and that read back the same."""
-    type_ = array.type
-    if pa.types.is_timestamp(type_) or pa.types.is_time(type_) or pa.types.is_date(type_):
-        return [None if v is None else v.isoformat(*_separator(v)) for v in array.to_pylist()]
-    if pa.types.is_decimal(type_):
-        return [None if v is None else str(v) for v in array.to_pylist()]
-    found: list[Any] = array.to_pylist()
-    return found
-
-
-def _separator(value: Any) -> tuple[str, ...]:
-    return (" ",) if isinstance(value, dt.datetime) else ()

@@ -1,0 +1,79 @@
+"""What dialects hand out: facts, counts, readers; and running SQL exactly as it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import sqlalchemy as sa
+
+from ixflow.values import Column
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Cancellable", "Held", "MergeCounts", "Reader", "SourceFacts", "run", "sqlalchemy_error"]
+
+
+def run(conn: sa.Connection, sql: str) -> sa.CursorResult[*tuple[Any, ...]]:
+    """Run SQL exactly as it is written: no ``:name`` and no ``%`` in it means anything."""
+    return conn.exec_driver_sql(sql, execution_options={"no_parameters": True})
+
+
+def sqlalchemy_error(conn: sa.Connection, statement: str, error: Exception) -> sa.exc.DBAPIError:
+    """Wrap a driver's error as SQLAlchemy does when it runs the statement itself."""
+    base: Any = conn.dialect.loaded_dbapi.Error
+    made: Any = sa.exc.DBAPIError.instance(statement, None, error, base, dialect=conn.dialect)
+    wrapped: sa.exc.DBAPIError = made
+    return wrapped
+
+
+@dataclass(frozen=True, slots=True)
+class MergeCounts:
+    """How many rows a merge inserted, changed, and found equal already."""
+
+    inserted: int
+    updated: int
+    unchanged: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """What the statistics say about a table, without reading it.
+
+    ``rows`` is an estimate (-1: unknown), ``size_bytes`` the stored size, ``pages`` the number of
+    physical pages where the database has them. ``max_connections``/``active_connections`` are the
+    server's; 1/0 where there is no server.
+    """
+
+    rows: int
+    size_bytes: int
+    pages: int | None = None
+    max_connections: int = 1
+    active_connections: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A connection, and the id of the snapshot it holds open for others (None: it cannot)."""
+
+    conn: sa.Connection
+    snapshot: str | None
+
+
+class Reader(Protocol):
+    """One open connection that reads queries to Arrow, all in one snapshot of its own or shared."""
+
+    def read(self, sql: str, columns: Sequence[Column]) -> pa.RecordBatchReader:
+        """Run a query made by `Dialect.select` and stream its rows with the columns' types."""
+        ...
+
+
+@runtime_checkable
+class Cancellable(Protocol):
+    """A reader whose running query another thread can stop."""
+
+    def cancel(self) -> None:
+        """Let the running `read` fail soon."""
+        ...
