@@ -13,7 +13,7 @@ import ixflow.dagster as ixd
 
 HOME = Path(os.environ.get("IXFLOW_HOME", Path(__file__).parent / ".ixflow")).absolute()
 SHOP = sa.make_url(os.environ.get("SHOP_URL", f"sqlite:///{HOME}/shop.sqlite"))
-WAREHOUSE = sa.make_url(os.environ.get("WAREHOUSE_URL", f"duckdb:///{HOME}/warehouse.duckdb"))
+os.environ.setdefault("WAREHOUSE_URL", f"duckdb:///{HOME}/warehouse.duckdb")
 CURSORS = {"customers": "customer_id", "products": "sku", "orders": "order_id",
            "order_items": "order_id"}  # fmt: skip
 
@@ -61,8 +61,8 @@ def no_negative_totals(orders: pl.DataFrame) -> bool:
 @dg.definitions
 def defs() -> dg.Definitions:
     """Sources, extractions, ingests and stages, and what runs them."""
-    warehouse = ixd.SQLTableStoreResource(url=WAREHOUSE.render_as_string(hide_password=False))
-    everything = dg.define_asset_job("everything", executor_def=dg.in_process_executor)
+    warehouse = ixd.SQLTableStoreResource(url=dg.EnvVar("WAREHOUSE_URL"))
+    everything = dg.define_asset_job("everything")
     extracted = [
         asset
         for table, cursor in CURSORS.items()
@@ -78,6 +78,7 @@ def defs() -> dg.Definitions:
         ),
         dg.Definitions(
             assets=extracted,
+            executor=dg.in_process_executor,
             schedules=[dg.ScheduleDefinition(job=everything, cron_schedule="0 6 * * *")],
             sensors=[
                 ixd.high_watermark_sensor(

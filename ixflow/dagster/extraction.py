@@ -10,13 +10,15 @@ import dagster as dg
 from pydantic import Field
 
 from ixflow.dagster.failures import failures
-from ixflow.dagster.metadata import file_metadata, table_uri
-from ixflow.extraction.api import ExecutionResult, execute, explain, plan, published
+from ixflow.dagster.metadata import asset_key, file_metadata, table_uri, word
+from ixflow.errors import ValidationError
+from ixflow.extraction.api import ExecutionResult, execute, plan
 from ixflow.extraction.context import RuntimeContext
+from ixflow.extraction.explain import Explanation
 from ixflow.extraction.intent import ExtractionIntent
 from ixflow.extraction.manifest import Manifest
+from ixflow.extraction.output import published_uri
 from ixflow.extraction.plan import PlanResult
-from ixflow.extraction.storage import OutputPlace
 from ixflow.values import TableName
 
 __all__ = [
@@ -29,20 +31,32 @@ __all__ = [
 ]
 
 
+_DEFAULT_OUTPUT = "./output"
+
+
 class RuntimeConfig(dg.Config):
     """What the Launchpad offers for an extraction; see `ixflow.RuntimeContext`."""
 
-    max_workers: int | None = None
-    min_workers: int | None = None
-    source_load: str | None = None
-    network_quality: str | None = None
-    priority: str | None = None
-    target_duration_seconds: float | None = None
-    maintenance_window_minutes: float | None = None
-    disk_budget_gb: float | None = None
-    egress_budget_gb: float | None = None
-    force: bool = False
-    """Extract although the verdict is NOT RECOMMENDED."""
+    max_workers: int | None = Field(default=None, description="most connections to the source")
+    min_workers: int | None = Field(default=None, description="fewest connections to the source")
+    source_load: str | None = Field(default=None, description="low, normal or high")
+    network_quality: str | None = Field(default=None, description="good, normal or degraded")
+    priority: str | None = Field(default=None, description="low, normal or high")
+    target_duration_seconds: float | None = Field(
+        default=None, description="a longer estimate is a warning"
+    )
+    maintenance_window_minutes: float | None = Field(
+        default=None, description="a longer estimate is NOT RECOMMENDED"
+    )
+    disk_budget_gb: float | None = Field(
+        default=None, description="a larger estimate is NOT RECOMMENDED"
+    )
+    egress_budget_gb: float | None = Field(
+        default=None, description="a larger estimate is a warning"
+    )
+    force: bool = Field(
+        default=False, description="extract although the verdict is NOT RECOMMENDED"
+    )
 
     def context(self) -> RuntimeContext | None:
         """Give the runtime context; None when nothing is constrained."""
@@ -51,7 +65,7 @@ class RuntimeConfig(dg.Config):
         return RuntimeContext(**set_) if set_ else None
 
 
-class PlannerResource(dg.ConfigurableResource):
+class PlannerResource(dg.ConfigurableResource[Any]):
     """Plans and executes extractions; its limits hold for every asset that uses it.
 
     >>> PlannerResource(max_workers=2).max_workers
@@ -69,7 +83,7 @@ class PlannerResource(dg.ConfigurableResource):
         if self.max_workers is not None:
             limits = [m for m in (intent.max_workers, self.max_workers) if m is not None]
             changes["max_workers"] = min(limits)
-        if self.output_dir is not None and str(intent.output_dir) == "./output":
+        if self.output_dir is not None and str(intent.output_dir) == _DEFAULT_OUTPUT:
             changes["output_dir"] = self.output_dir
         return dataclasses.replace(resolved(intent), **changes)
 
@@ -84,37 +98,35 @@ class PlannerResource(dg.ConfigurableResource):
         context: dg.AssetExecutionContext,
         intent: ExtractionIntent,
         config: RuntimeConfig | None = None,
-    ) -> dg.MaterializeResult:
+    ) -> dg.MaterializeResult[Any]:
         """Plan and execute an extraction, and describe what was published."""
         chosen = config or RuntimeConfig()
         with failures():
             ready = self.intent(intent)
             planned = plan(ready, chosen.context())
-            context.log.info("%s", explain(ready))
+            context.log.info("%s", Explanation(planned))
             done = execute(planned, force=chosen.force)
-            manifest = published(Path(done.manifest_path).parent)
-        if manifest is None:
-            raise dg.Failure(description=f"the files of run {done.run_id} are gone already")
         return dg.MaterializeResult(
-            metadata=_metadata(ready, planned, done, manifest),
-            data_version=dg.DataVersion(_fingerprint(manifest)),
+            metadata=_metadata(ready, planned, done),
+            data_version=dg.DataVersion(_fingerprint(done.manifest)),
         )
 
 
 def _metadata(
-    intent: ExtractionIntent, planned: PlanResult, done: ExecutionResult, manifest: Manifest
+    intent: ExtractionIntent, planned: PlanResult, done: ExecutionResult
 ) -> Mapping[str, Any]:
     return file_metadata(
-        OutputPlace(intent.output_dir, intent.object_name).link,
+        published_uri(intent.output_dir, intent.object_name),
+        kind=intent.file_format,
         rows=done.rows_extracted,
         columns=planned.plan.columns,
         extra={
             "ixflow/verdict": planned.verdict,
             "ixflow/consistency": planned.plan.consistency,
-            "ixflow/plan": dg.MetadataValue.md(f"```\n{explain(intent)}\n```"),
+            "ixflow/plan": dg.MetadataValue.md(f"```\n{Explanation(planned)}\n```"),
             "ixflow/workers": planned.plan.worker_count,
             "ixflow/tasks": len(planned.plan.tasks),
-            "ixflow/files": len(manifest.files),
+            "ixflow/files": len(done.manifest.files),
             "ixflow/bytes": done.bytes_written,
             "ixflow/seconds": round(done.duration_seconds, 3),
             "ixflow/rows_per_second": round(done.throughput_rows_sec),
@@ -131,12 +143,31 @@ def _fingerprint(manifest: Manifest) -> str:
 
 
 def resolved(intent: ExtractionIntent) -> ExtractionIntent:
-    """Put the values of environment variables in the place of `dagster.EnvVar`."""
-    config = {
-        key: value.get_value() if isinstance(value, dg.EnvVar) else value
-        for key, value in intent.source_config.items()
-    }
-    return dataclasses.replace(intent, source_config=config)
+    """Put the values of environment variables in the place of `dagster.EnvVar`.
+
+    Raises:
+        ValidationError: one of the variables is not set.
+
+    """
+    config, options = (
+        {key: _value(f"{name}[{key!r}]", value) for key, value in given.items()}
+        for name, given in (
+            ("source_config", intent.source_config),
+            ("storage_options", intent.storage_options),
+        )
+    )
+    return dataclasses.replace(intent, source_config=config, storage_options=options)
+
+
+def _value(what: str, value: Any) -> Any:
+    if not isinstance(value, dg.EnvVar):
+        return value
+    found = value.get_value()
+    if found is None:
+        name = value.env_var_name
+        msg = f"the environment variable {name} is not set; {what} is read from it"
+        raise ValidationError(msg, argument=what, variable=name)
+    return found
 
 
 def source_key(intent: ExtractionIntent) -> dg.AssetKey:
@@ -144,7 +175,7 @@ def source_key(intent: ExtractionIntent) -> dg.AssetKey:
     database = str(intent.url().database or intent.dialect.name)
     name = Path(database).stem if intent.dialect.default_port is None else database
     table = TableName.parse(intent.object_name)
-    return dg.AssetKey([name, *([table.schema] if table.schema else []), table.name])
+    return asset_key(name, table.schema, table.name)
 
 
 def source_asset(intent: ExtractionIntent, *, group_name: str = "sources") -> dg.AssetSpec:
@@ -162,11 +193,11 @@ def source_asset(intent: ExtractionIntent, *, group_name: str = "sources") -> dg
 def extraction_asset(
     intent: ExtractionIntent,
     *,
-    key: Sequence[str] | dg.AssetKey | None = None,
+    key: str | Sequence[str] | dg.AssetKey | None = None,
     deps: Iterable[Any] | None = None,
     planner: str = "planner",
     group_name: str = "extracted",
-    automation_condition: dg.AutomationCondition | None = None,
+    automation_condition: dg.AutomationCondition[Any] | None = None,
     retry_policy: dg.RetryPolicy | None = None,
     pool: str | None = None,
     tags: Mapping[str, str] | None = None,
@@ -175,42 +206,50 @@ def extraction_asset(
     """Make an asset of an extraction: its materialization is a published set of Parquet files.
 
     The key is ``["extracted", table]`` unless given, the upstream asset the source table. By
-    default the asset belongs to the pool ``source:<host>``, so that a deployment can limit how
+    default the asset belongs to the pool ``source_<host>``, so that a deployment can limit how
     many extractions read one server. ``planner`` is the key of the `PlannerResource`.
 
     >>> intent = ExtractionIntent("sqlite", {"database": "shop.db"}, "orders")
     >>> extraction_asset(intent).key.to_user_string()
     'extracted/orders'
     """
-    made = extraction_key(intent) if key is None else dg.AssetKey(list(getattr(key, "path", key)))
+    made = extraction_key(intent) if key is None else dg.AssetKey.from_coercible(key)
     host = intent.url().host or "file"
 
     @dg.asset(
         key=made,
         deps=[source_key(intent)] if deps is None else list(deps),
         group_name=group_name,
-        kinds={intent.dialect.kind, "parquet"},
+        kinds={intent.dialect.kind, intent.file_format, *_cloud(intent)},
         required_resource_keys={planner},
         automation_condition=automation_condition,
         retry_policy=retry_policy,
-        pool=pool or f"source_{_word(host)}",
+        pool=pool or f"source_{word(host)}",
         tags=tags,
         owners=owners,
-        description=f"The rows of {intent.object_name} as Parquet files, all of one moment.",
+        description=f"The rows of {intent.object_name} as files, all of one moment.",
+        metadata=_place(intent),
     )
-    def _extract(
-        context: dg.AssetExecutionContext, config: RuntimeConfig
-    ) -> dg.MaterializeResult:
+    def _extract(context: dg.AssetExecutionContext, config: RuntimeConfig) -> Any:
         resource: PlannerResource = getattr(context.resources, planner)
         return resource.run(context, intent, config)
 
     return _extract
 
 
+def _place(intent: ExtractionIntent) -> dict[str, Any]:
+    """Say where the files will be, unless the planner resource decides that."""
+    if str(intent.output_dir) == _DEFAULT_OUTPUT:
+        return {}
+    return {"dagster/uri": published_uri(intent.output_dir, intent.object_name)}
+
+
+def _cloud(intent: ExtractionIntent) -> set[str]:
+    """Name the icon of the object store that the files go to."""
+    scheme = str(intent.output_dir).partition("://")[0]
+    return {"s3": {"s3"}, "gs": {"gcs"}}.get(scheme, set())
+
+
 def extraction_key(intent: ExtractionIntent) -> dg.AssetKey:
     """Give the default key of an extraction asset."""
-    return dg.AssetKey(["extracted", TableName.parse(intent.object_name).name])
-
-
-def _word(text: str) -> str:
-    return "".join(char if char.isalnum() else "_" for char in text)
+    return asset_key("extracted", TableName.parse(intent.object_name).name)

@@ -7,26 +7,35 @@ from typing import Any
 
 import dagster as dg
 import sqlalchemy as sa
+from pydantic import Field
 
 from ixflow.dagster.failures import failures
-from ixflow.dagster.metadata import table_metadata
-from ixflow.dagster.table_store import SQLTableStoreResource, key_and_kinds
+from ixflow.dagster.metadata import asset_key, table_metadata, word
+from ixflow.dagster.table_store import WAREHOUSE, SQLTableStoreResource, key_and_kinds, storage
 from ixflow.dialects import connected, dialect_of
 from ixflow.ingestion.ingest import ingest
 from ixflow.ingestion.options import Delete, HighWatermark, IngestResult, Upsert
+from ixflow.secrets import redact
 from ixflow.tables.declared import name_of
+from ixflow.values import Column, TableName
 
-__all__ = ["IngestConfig", "ingest_asset", "materialize_ingest"]
+__all__ = ["IngestConfig", "ingest_asset", "materialize_ingest", "table_spec"]
 
 
 class IngestConfig(dg.Config):
     """What the Launchpad offers for an ingest: ``__EARLIEST__`` ingests everything again."""
 
-    high_watermark: str = HighWatermark.LATEST
-    """A constant of `HighWatermark`, or the JSON text of a watermark to start behind."""
-    delete: str = Delete.OFF
-    """``__BEFORE_FIRST_BATCH__`` replaces all existing rows."""
-    upsert: str = Upsert.IF_PRIMARY_KEY
+    high_watermark: str = Field(
+        default=HighWatermark.LATEST,
+        description="__LATEST__: only what is new; __EARLIEST__: everything again; or the JSON "
+        "text of a watermark to start behind",
+    )
+    delete: str = Field(
+        default=Delete.OFF, description="__BEFORE_FIRST_BATCH__ replaces all existing rows"
+    )
+    upsert: str = Field(
+        default=Upsert.IF_PRIMARY_KEY, description="__OFF__ inserts only, it never updates"
+    )
 
     def watermark(self) -> Any:
         """Give the watermark as a value."""
@@ -44,10 +53,11 @@ def ingest_asset(
     name: str | None = None,
     key_prefix: Sequence[str] = (),
     deps: Iterable[Any] = (),
-    warehouse: str | SQLTableStoreResource = "warehouse",
+    warehouse: str | SQLTableStoreResource = WAREHOUSE,
+    io_manager_key: str | None = None,
     group_name: str | None = None,
     kinds: set[str] | None = None,
-    automation_condition: dg.AutomationCondition | None = None,
+    automation_condition: dg.AutomationCondition[Any] | None = None,
     retry_policy: dg.RetryPolicy | None = None,
     pool: str | None = None,
     tags: Mapping[str, str] | None = None,
@@ -57,7 +67,9 @@ def ingest_asset(
 
     The function takes the high watermark, or the context and the high watermark, and yields
     batches as `ixflow.ingest` takes them. The asset keys are ``[*key_prefix, schema, table]``.
-    ``warehouse`` is the `SQLTableStoreResource` to write to, or its key.
+    ``warehouse`` is the key of the `SQLTableStoreResource` to write to; the resource itself also
+    tells the icon, and is expected as resource ``warehouse`` of the definitions. Downstream assets
+    load the tables through the IO manager ``io_manager_key``.
 
     Example::
 
@@ -66,15 +78,17 @@ def ingest_asset(
             yield 42, None, [(orders, {"order_id": 42})]
 
     """
-
     key, icons = key_and_kinds(warehouse, kinds)
 
     def decorate(batches: Callable[..., Iterable[Any]]) -> dg.AssetsDefinition:
         specs = [
-            dg.AssetSpec(
-                key=_key(table, key_prefix),
+            table_spec(
+                name_of(table),
+                key_prefix,
+                warehouse=warehouse,
+                io_manager_key=io_manager_key,
                 deps=list(deps),
-                group_name=group_name or table.schema,
+                group_name=group_name or (word(table.schema) if table.schema else None),
                 kinds=icons,
                 automation_condition=automation_condition,
                 tags=tags,
@@ -91,25 +105,42 @@ def ingest_asset(
             retry_policy=retry_policy,
             pool=pool,
         )
-        def _ingest(
-            context: dg.AssetExecutionContext, config: IngestConfig
-        ) -> Iterator[dg.MaterializeResult]:
+        def _ingest(context: dg.AssetExecutionContext, config: IngestConfig) -> Iterator[Any]:
             resource: SQLTableStoreResource = getattr(context.resources, key)
             bound = _bound(batches, context)
-            yield from materialize_ingest(resource, metadata, bound, config, key_prefix)
+            yield from materialize_ingest(
+                context, resource, metadata, bound, config, key_prefix=key_prefix
+            )
 
         return _ingest
 
     return decorate
 
 
+def table_spec(
+    table: TableName,
+    prefix: Sequence[str] = (),
+    *,
+    warehouse: str | SQLTableStoreResource,
+    io_manager_key: str | None,
+    **options: Any,
+) -> dg.AssetSpec:
+    """Describe a table that an ingest writes; its place is for the IO manager that loads it."""
+    place = {"ixflow/schema": table.schema or "", "ixflow/table": table.name}
+    place |= storage(warehouse, table)
+    spec = dg.AssetSpec(asset_key(*prefix, table.schema, table.name), metadata=place, **options)
+    return spec if io_manager_key is None else spec.with_io_manager_key(io_manager_key)
+
+
 def materialize_ingest(
+    context: dg.AssetExecutionContext,
     warehouse: SQLTableStoreResource,
     metadata: sa.MetaData,
     batches: Callable[[Any], Iterable[Any]],
     config: IngestConfig,
+    *,
     key_prefix: Sequence[str] = (),
-) -> Iterator[dg.MaterializeResult]:
+) -> Iterator[dg.MaterializeResult[Any]]:
     """Ingest, then tell each table's event; none is told unless the ingest is committed."""
     with failures(), connected(warehouse.engine) as conn:
         result = ingest(
@@ -120,22 +151,33 @@ def materialize_ingest(
             delete=config.delete,
             upsert=config.upsert,
         )
-    for table in metadata.tables.values():
-        yield _told(warehouse, table, result, key_prefix)
+    for name in map(name_of, metadata.tables.values()):
+        yield dg.MaterializeResult(
+            asset_key=asset_key(*key_prefix, name.schema, name.name),
+            metadata={**_described(context, warehouse, name), **_counted(name, result)},
+            data_version=dg.DataVersion(result.changed_by.get(str(name), "empty")),
+        )
 
 
-def _told(
-    warehouse: SQLTableStoreResource,
-    table: sa.Table,
-    result: IngestResult,
-    key_prefix: Sequence[str],
-) -> dg.MaterializeResult:
-    name = name_of(table)
+def _described(
+    context: dg.AssetExecutionContext, warehouse: SQLTableStoreResource, name: TableName
+) -> dict[str, Any]:
+    """Describe the table as it is now; the rows are committed, so nothing here may fail."""
+    url, rows = warehouse.engine.url, None
+    columns: Sequence[Column] = ()
+    try:
+        with connected(warehouse.engine) as conn:
+            dialect = dialect_of(conn)
+            columns = dialect.columns(conn, name)
+            rows = dialect.count(conn, name)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the ingest went well
+        said = redact(str(error), str(url.password or ""))
+        context.log.warning("%s is ingested, but could not be described: %s", name, said)
+    return table_metadata(url, name, rows=rows, columns=columns)
+
+
+def _counted(name: TableName, result: IngestResult) -> dict[str, Any]:
     counts = result.tables[str(name)]
-    with connected(warehouse.engine) as conn:
-        dialect = dialect_of(conn)
-        columns = dialect.columns(conn, name)
-        rows = dialect.count(conn, name)
     extra: dict[str, Any] = {
         "ixflow/rows_inserted": counts.inserted,
         "ixflow/rows_updated": counts.updated,
@@ -147,17 +189,7 @@ def _told(
     }
     if counts.replaced_because:
         extra["ixflow/replaced_because"] = "; ".join(counts.replaced_because)
-    return dg.MaterializeResult(
-        asset_key=_key(table, key_prefix),
-        metadata=table_metadata(
-            warehouse.engine.url, name, rows=rows, columns=columns, extra=extra
-        ),
-        data_version=dg.DataVersion(result.changed_by.get(str(name), "empty")),
-    )
-
-
-def _key(table: sa.Table, prefix: Sequence[str]) -> dg.AssetKey:
-    return dg.AssetKey([*prefix, *([table.schema] if table.schema else []), str(table.name)])
+    return extra
 
 
 def _bound(

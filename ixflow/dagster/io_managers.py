@@ -6,6 +6,7 @@ as the type that the downstream asset's annotation names.
 """
 
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -46,12 +47,10 @@ class SQLTableStoreIOManager(dg.ConfigurableIOManager):
         with failures():
             self._refuse_partitions(context.has_asset_partitions, context.asset_key)
             store = self.store.store()
-            table = self._table(store, context.asset_key)
+            table = self._table(store, context.asset_key, context.definition_metadata)
             key = (context.definition_metadata or {}).get("ixflow/primary_key", ())
             rows, columns = _replace(store, table, obj, tuple(key))
-        context.add_output_metadata(
-            table_metadata(store.url, table, rows=rows, columns=columns)
-        )
+        context.add_output_metadata(table_metadata(store.url, table, rows=rows, columns=columns))
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Read the published table as the annotated type; without an annotation as pyarrow."""
@@ -60,16 +59,29 @@ class SQLTableStoreIOManager(dg.ConfigurableIOManager):
             self._refuse_partitions(context.has_asset_partitions, context.asset_key)
             store = self.store.store()
             type_ = pa.Table if wanted in (Any, None, type(None)) else wanted
-            return store.read(self._table(store, context.asset_key), type_)
+            upstream = context.upstream_output
+            known = None if upstream is None else upstream.definition_metadata
+            return store.read(self._table(store, context.asset_key, known), type_)
 
-    def _table(self, store: SQLTableStore, key: dg.AssetKey) -> TableName:
-        schema = key.path[-2] if len(key.path) > 1 else self.default_schema
-        return TableName(key.path[-1], store.schema(schema))
+    def _table(
+        self, store: SQLTableStore, key: dg.AssetKey, metadata: Mapping[str, Any] | None
+    ) -> TableName:
+        """Find the table: tables that ixflow itself makes say where they are in their metadata."""
+        known = metadata or {}
+        name = _text(known.get("ixflow/table", key.path[-1]))
+        if "ixflow/schema" in known:
+            return TableName(name, _text(known["ixflow/schema"]) or None)
+        stage = key.path[-2] if len(key.path) > 1 else self.default_schema
+        return TableName(name, store.schema(_text(known.get("ixflow/stage", stage))))
 
     def _refuse_partitions(self, partitioned: bool, key: dg.AssetKey) -> None:  # noqa: FBT001
         if partitioned:
             msg = f"{key.to_user_string()} is partitioned; this IO manager stores whole tables"
             raise ValidationError(msg, asset=key.to_user_string())
+
+
+def _text(value: Any) -> str:
+    return str(getattr(value, "value", value))
 
 
 def _replace(

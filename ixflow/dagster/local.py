@@ -1,8 +1,7 @@
 """Materializing everything in this process, with the events in a Dagster instance."""
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,10 @@ concurrency:
   runs:
     max_concurrent_runs: 1
 """
+
+
+# Says which runs are ours, so that nobody else's are taken for abandoned.
+_IN_PROCESS = {"ixflow/run": "in process"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +48,16 @@ def local_home(place: Path) -> Path:
 def materialize_all(definitions: dg.Definitions) -> tuple[bool, list[AssetOutcome]]:
     """Materialize every asset in this process; say whether all went well, and what was made.
 
-    Runs that an earlier process left behind when it was killed are marked as failed.
+    Runs that an earlier process left behind when it was killed are marked as failed, so only one
+    process at a time may do this with a DAGSTER_HOME.
     """
-    with _instance() as instance:
+    with dg.DagsterInstance.get() as instance:
         _end_abandoned_runs(instance)
         job = definitions.resolve_implicit_global_asset_job_def()
         result = job.execute_in_process(
             instance=instance,
             raise_on_error=False,
+            tags=_IN_PROCESS,
             run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
         )
         outcomes = []
@@ -63,13 +68,8 @@ def materialize_all(definitions: dg.Definitions) -> tuple[bool, list[AssetOutcom
         return result.success, outcomes
 
 
-@contextlib.contextmanager
-def _instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.get() as instance:
-        yield instance
-
-
 def _end_abandoned_runs(instance: dg.DagsterInstance) -> None:
-    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
+    statuses = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED]
+    unfinished = dg.RunsFilter(statuses=statuses, tags=_IN_PROCESS)
     for run in instance.get_runs(filters=unfinished):
         instance.report_run_failed(run, "its process was killed")

@@ -1,18 +1,49 @@
 """The standard metadata keys of Dagster for tables and files, and ixflow's own beside them."""
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pyarrow as pa
 import sqlalchemy as sa
 
 from ixflow.dialects import dialect_of
 from ixflow.secrets import redact_url
 from ixflow.values import Column, TableName
 
-__all__ = ["column_schema", "file_metadata", "table_metadata", "table_uri"]
+__all__ = [
+    "asset_key",
+    "column_schema",
+    "file_metadata",
+    "place_metadata",
+    "table_metadata",
+    "table_uri",
+    "word",
+]
+
+
+def word(text: str, also: str = "") -> str:
+    """Make a name that Dagster takes for an op, a job, a group or a pool.
+
+    >>> word("shop.orders"), word("Maße")
+    ('shop_orders', 'Ma_e_237a99')
+    """
+    made = re.sub(f"[^A-Za-z0-9_{also}]", "_", text)
+    if text.isascii():
+        return made
+    # Names in another script would all become the same underscores.
+    return f"{made}_{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def asset_key(*parts: str | None) -> dg.AssetKey:
+    """Make the asset key of a table, whose parts may have any name a database allows.
+
+    >>> asset_key("raw", "Order items").to_user_string()
+    'raw/Order_items'
+    """
+    return dg.AssetKey([word(part, also=".-") for part in parts if part])
 
 
 def column_schema(columns: Sequence[Column]) -> dg.TableSchema:
@@ -46,6 +77,13 @@ def table_uri(url: sa.URL, table: TableName) -> str:
     return "/".join([redact_url(bare), *parts])
 
 
+def place_metadata(url: sa.URL, table: TableName) -> dict[str, Any]:
+    """Say where a table is, in the keys that the Storage section of an asset's page shows."""
+    database = Path(url.database or "").stem if url.host is None else url.database
+    name = ".".join(part for part in (database, table.schema, table.name) if part)
+    return {"dagster/table_name": name, "dagster/uri": table_uri(url, table)}
+
+
 def table_metadata(
     url: sa.URL,
     table: TableName,
@@ -55,13 +93,8 @@ def table_metadata(
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Collect the standard keys of a table in a database."""
-    database = Path(url.database or "").stem if url.host is None else url.database
-    name = ".".join(part for part in (database, table.schema, table.name) if part)
-    found: dict[str, Any] = {
-        "dagster/table_name": name,
-        "dagster/uri": table_uri(url, table),
-        "dagster/storage_kind": dialect_of(url).kind,
-    }
+    found = place_metadata(url, table)
+    found["dagster/storage_kind"] = dialect_of(url).kind
     if rows is not None:
         found["dagster/row_count"] = rows
     if columns:
@@ -70,18 +103,13 @@ def table_metadata(
 
 
 def file_metadata(
-    path: str | Path, *, rows: int, columns: Sequence[Column], extra: Mapping[str, Any]
+    uri: str, *, kind: str, rows: int, columns: Sequence[Column], extra: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Collect the standard keys of a directory of Parquet files."""
+    """Collect the standard keys of a set of extracted files."""
     return {
         "dagster/row_count": rows,
         "dagster/column_schema": column_schema(columns),
-        "dagster/uri": Path(path).absolute().as_uri(),
-        "dagster/storage_kind": "parquet",
+        "dagster/uri": uri,
+        "dagster/storage_kind": kind,
         **extra,
     }
-
-
-def arrow_columns(schema: pa.Schema) -> tuple[Column, ...]:
-    """See the fields of an Arrow schema as columns."""
-    return tuple(Column(f.name, str(f.type), f.type, f.nullable) for f in schema)

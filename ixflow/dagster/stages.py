@@ -6,17 +6,19 @@ table can be seen. A selection in the UI publishes just that selection. The tran
 after the root run, so that a retry of a failed run takes over the tables that are done.
 """
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 
 from ixflow.dagster.failures import as_failure, failures
-from ixflow.dagster.metadata import table_metadata
-from ixflow.dagster.table_store import SQLTableStoreResource, key_and_kinds
+from ixflow.dagster.metadata import asset_key, table_metadata, word
+from ixflow.dagster.table_store import WAREHOUSE, SQLTableStoreResource, key_and_kinds, storage
 from ixflow.errors import AuditFailed, FlowError
-from ixflow.pipeline.audit import AuditOutcome
+from ixflow.events import Event, TaskFinished
+from ixflow.pipeline.audit import Audit, AuditOutcome
 from ixflow.pipeline.flow import Flow
 from ixflow.pipeline.result import StageResult, TableResult, TaskState
 from ixflow.pipeline.run import audit_published, run_stage
@@ -30,9 +32,9 @@ __all__ = ["flow_definitions", "stage_assets", "table_key"]
 def flow_definitions(
     flow: Flow,
     *,
-    table_store: str | SQLTableStoreResource = "warehouse",
+    table_store: str | SQLTableStoreResource = WAREHOUSE,
     kinds: set[str] | None = None,
-    automation_condition: dg.AutomationCondition | None = None,
+    automation_condition: dg.AutomationCondition[Any] | None = None,
     retry_policy: dg.RetryPolicy | None = None,
     io_manager_key: str | None = None,
     max_workers: int = 4,
@@ -55,13 +57,12 @@ def flow_definitions(
 
     """
     resources: dict[str, Any] = {}
-    key, kinds = key_and_kinds(table_store, kinds)
     if isinstance(table_store, SQLTableStoreResource):
-        resources[key] = table_store
+        resources[WAREHOUSE] = table_store
     assets = [
         stage_assets(
             stage,
-            table_store=key,
+            table_store=table_store,
             kinds=kinds,
             automation_condition=automation_condition,
             retry_policy=retry_policy,
@@ -69,10 +70,10 @@ def flow_definitions(
             max_workers=max_workers,
         )
         for stage in flow.stages.values()
-        if stage.output_names
+        if any(_names(task) for task in stage.tasks)
     ]
     job = dg.define_asset_job(
-        f"{_word(flow.name)}_flow", dg.AssetSelection.assets(*assets), executor_def=executor
+        f"{word(flow.name)}_flow", dg.AssetSelection.assets(*assets), executor_def=executor
     )
     return dg.Definitions(assets=assets, jobs=[job], resources=resources)
 
@@ -80,9 +81,9 @@ def flow_definitions(
 def stage_assets(
     stage: Stage,
     *,
-    table_store: str = "warehouse",
+    table_store: str | SQLTableStoreResource = WAREHOUSE,
     kinds: set[str] | None = None,
-    automation_condition: dg.AutomationCondition | None = None,
+    automation_condition: dg.AutomationCondition[Any] | None = None,
     retry_policy: dg.RetryPolicy | None = None,
     io_manager_key: str | None = None,
     max_workers: int = 4,
@@ -94,24 +95,33 @@ def stage_assets(
             f"published by a step of its own, so declare them side by side"
         )
         raise FlowError(msg, stage=stage.name)
+    key, icons = key_and_kinds(table_store, kinds)
     specs = [
-        _spec(task, name, kinds, automation_condition, io_manager_key)
+        _spec(
+            task,
+            name,
+            io_manager_key,
+            kinds=icons,
+            automation_condition=automation_condition,
+            place=storage(table_store, TableName(name, stage.name), stage=True),
+        )
         for task in stage.tasks
         for name in _names(task)
     ]
 
     @dg.multi_asset(
-        name=f"stage_{_word(stage.name)}",
+        name=f"stage_{word(stage.name)}",
         specs=specs,
-        check_specs=[_check_spec(stage, outcome.name, outcome.table) for outcome in stage.audits],
+        check_specs=[_check_spec(stage, audit) for audit in stage.audits],
         can_subset=True,
-        required_resource_keys={table_store},
+        required_resource_keys={key},
         retry_policy=retry_policy,
-        pool=f"stage_{_word(stage.name)}",
+        pool=f"stage_{word(stage.name)}",
     )
     def _stage(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        resource: SQLTableStoreResource = getattr(context.resources, table_store)
-        names = {key.path[-1] for key in context.selected_asset_keys}
+        resource: SQLTableStoreResource = getattr(context.resources, key)
+        wanted = context.selected_asset_keys
+        names = {name for name in stage.output_names if table_key(stage, name) in wanted}
         if not names:
             yield from _only_checks(context, stage, resource)
             return
@@ -122,7 +132,7 @@ def stage_assets(
 
 def table_key(stage: Stage, table: str) -> dg.AssetKey:
     """Give the asset key of a stage's table."""
-    return dg.AssetKey([stage.name, table])
+    return asset_key(stage.name, table)
 
 
 def _materialize(
@@ -138,15 +148,15 @@ def _materialize(
             result = run_stage(
                 stage,
                 resource.store(),
-                transaction_id=context.run.root_run_id or context.run_id,
+                transaction_id=context.run.root_run_id or context.run.run_id,
                 tables=None if everything else names,
                 max_workers=max_workers,
+                on_event=lambda event: context.log.info("%s", _said(event)),
             )
     except AuditFailed as error:
         # Only what failed is told: a check that passed says nothing about what is published.
-        for outcome in error.outcomes:
-            if not outcome.passed:
-                yield _check(stage, outcome)
+        failed = [outcome for outcome in error.outcomes if not outcome.passed]
+        yield from _checks(context, stage, failed)
         raise as_failure(error) from error
     context.log.info(
         "stage %s is at version %d, %s",
@@ -154,22 +164,22 @@ def _materialize(
         result.version,
         "published" if result.published else "unchanged",
     )
-    yield from _told(stage, resource, result, names)
-
-
-def _told(
-    stage: Stage, resource: SQLTableStoreResource, result: StageResult, names: set[str]
-) -> Iterator[Any]:
     for table in result.tables:
         if table.name in names:
             yield _event(stage, resource, result, table)
-    for outcome in result.audits:
-        yield _check(stage, outcome)
+    yield from _checks(context, stage, result.audits)
+
+
+def _said(event: Event) -> str:
+    if not isinstance(event, TaskFinished):
+        return str(event)
+    rows = "" if event.rows is None else f", {event.rows:,} rows"
+    return f"task {event.stage}.{event.task}: {event.state}{rows} in {event.seconds:.2f} s"
 
 
 def _event(
     stage: Stage, resource: SQLTableStoreResource, result: StageResult, table: TableResult
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult[Any]:
     valid = table.state is TaskState.CACHE_VALID
     extra = {
         "ixflow/stage_version": result.version,
@@ -193,19 +203,27 @@ def _only_checks(
     context: dg.AssetExecutionContext, stage: Stage, resource: SQLTableStoreResource
 ) -> Iterator[dg.AssetCheckResult]:
     """Audit what is published, for *Execute check* in the UI; nothing is made or published."""
-    wanted = {key.name for key in context.selected_asset_check_keys}
     with failures():
         outcomes = audit_published(stage, resource.store())
+    yield from _checks(context, stage, outcomes)
+
+
+def _checks(
+    context: dg.AssetExecutionContext, stage: Stage, outcomes: Sequence[AuditOutcome]
+) -> Iterator[dg.AssetCheckResult]:
+    """Tell the outcomes that this step may tell: an audit also guards runs that leave it out."""
     for outcome in outcomes:
-        if outcome.name in wanted:
+        check = dg.AssetCheckKey(table_key(stage, outcome.table), outcome.name)
+        if check in context.selected_asset_check_keys:
             yield _check(stage, outcome)
 
 
-def _check_spec(stage: Stage, name: str, table: str) -> dg.AssetCheckSpec:
+def _check_spec(stage: Stage, audit: Audit) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
-        name=name,
-        asset=table_key(stage, table),
-        description="Judges the new tables before they are published.",
+        name=audit.name,
+        asset=table_key(stage, audit.table),
+        description=inspect.getdoc(audit.fn) or "Judges the new tables before they are published.",
+        blocking=True,
     )
 
 
@@ -223,18 +241,19 @@ def _check(stage: Stage, outcome: AuditOutcome) -> dg.AssetCheckResult:
 def _spec(
     task: Task,
     name: str,
-    kinds: set[str] | None,
-    automation_condition: dg.AutomationCondition | None,
     io_manager_key: str | None,
+    *,
+    place: Mapping[str, Any],
+    **options: Any,
 ) -> dg.AssetSpec:
     spec = dg.AssetSpec(
         table_key(task.stage, name),
         deps=_deps(task),
-        group_name=_word(task.stage.name),
-        kinds=kinds or {"table"},
+        group_name=word(task.stage.name),
         code_version=task.definition.version,
         description=_description(task),
-        automation_condition=automation_condition,
+        metadata={"ixflow/stage": task.stage.name, "ixflow/table": name, **place},
+        **options,
         skippable=True,
     )
     return spec if io_manager_key is None else spec.with_io_manager_key(io_manager_key)
@@ -249,11 +268,10 @@ def _deps(task: Task) -> Sequence[dg.AssetKey]:
     """Name what a task reads: tables of other tasks, also through constants, and external ones."""
     found: dict[dg.AssetKey, None] = {}
     for reference in task.external_tables:
-        parts = [reference.schema, reference.name] if reference.schema else [reference.name]
-        found[dg.AssetKey(parts)] = None
+        found[asset_key(reference.schema, reference.name)] = None
     for upstream in task.upstream:
-        keys: Sequence[dg.AssetKey] = [table_key(upstream.stage, n) for n in upstream.output_names]
-        found.update(dict.fromkeys(keys or _deps(upstream)))
+        made = [table_key(upstream.stage, name) for name in upstream.output_names]
+        found.update(dict.fromkeys(made or _deps(upstream)))
     return list(found)
 
 
@@ -265,8 +283,3 @@ def _names(task: Task) -> tuple[str, ...]:
         f"names are not known; say @materialize(outputs=[...]), [] for constants"
     )
     raise FlowError(msg, stage=task.stage.name, task=task.name)
-
-
-def _word(text: str) -> str:
-    return "".join(char if char.isalnum() else "_" for char in text)
-

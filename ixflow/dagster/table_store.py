@@ -1,15 +1,21 @@
 """The warehouse as a resource: where ingests write, stages publish and IO managers read."""
 
 import datetime as dt
+from typing import Any
 
 import dagster as dg
 import sqlalchemy as sa
 from pydantic import Field, PrivateAttr
 
+from ixflow.dagster.metadata import place_metadata
 from ixflow.dialects import dialect_of
+from ixflow.errors import IxflowError
 from ixflow.store.sql_store import SQLTableStore
+from ixflow.values import TableName
 
-__all__ = ["SQLTableStoreResource", "key_and_kinds"]
+__all__ = ["WAREHOUSE", "SQLTableStoreResource", "key_and_kinds", "storage"]
+
+WAREHOUSE = "warehouse"
 
 
 def key_and_kinds(
@@ -18,10 +24,42 @@ def key_and_kinds(
     """Give the resource key, and the icons of the tables, of a key or of the resource itself."""
     if isinstance(warehouse, str):
         return warehouse, kinds or {"table"}
-    return "warehouse", kinds or {dialect_of(warehouse.url).kind}
+    url = _url_now(warehouse)
+    return WAREHOUSE, kinds or {"table" if url is None else dialect_of(url).kind}
 
 
-class SQLTableStoreResource(dg.ConfigurableResource):
+def storage(
+    warehouse: "str | SQLTableStoreResource", table: TableName, *, stage: bool = False
+) -> dict[str, Any]:
+    """Give the metadata for the Storage section of an asset's page, as far as it is known now.
+
+    ``stage`` says that the schema is a stage, which the resource may give a prefix and a suffix.
+    """
+    url = None if isinstance(warehouse, str) else _url_now(warehouse)
+    if url is None or isinstance(warehouse, str):
+        return {}
+    if stage:
+        around = [_now(warehouse.schema_prefix), _now(warehouse.schema_suffix)]
+        if None in around:
+            return {}
+        table = TableName(table.name, f"{around[0]}{table.schema}{around[1]}")
+    return place_metadata(url, table)
+
+
+def _url_now(warehouse: "SQLTableStoreResource") -> sa.URL | None:
+    """Read the URL while definitions load; None where an environment variable is not set yet."""
+    known = _now(warehouse.url)
+    try:
+        return None if not known else dialect_of(known).engine(known).url
+    except (IxflowError, ImportError):
+        return None
+
+
+def _now(text: str) -> str | None:
+    return text.get_value() if isinstance(text, dg.EnvVar) else text
+
+
+class SQLTableStoreResource(dg.ConfigurableResource[Any]):
     """One database whose schemas are the stages of flows.
 
     Give the URL with `dagster.EnvVar` where it holds a password: neither the UI nor a log shows it

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
+import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ixflow.demo.postgres_server import PostgresServer
+from ixflow.demo.server_process import LOOPBACK, Account, spawn, stop
 from ixflow.demo.shop import ORDERS, add_orders, create_shop, order_count
 from ixflow.dialects import connected, dialect_of, run
 from ixflow.errors import IxflowError
@@ -60,8 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not definitions.exists():
         print(f"{definitions} is not there: run the demo in a checkout of ixflow", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     try:
         return _demo(options)
+    except KeyboardInterrupt:
+        return 130
     except IxflowError as error:
         print(f"demo failed: {error}", file=sys.stderr)
         return 1
@@ -86,16 +91,29 @@ def _demo(options: argparse.Namespace) -> int:
     home.mkdir(parents=True, exist_ok=True)
     with _databases(home, postgres=options.postgres) as (shop, warehouse):
         os.environ |= {"IXFLOW_HOME": str(home), "SHOP_URL": shop, "WAREHOUSE_URL": warehouse}
-        place = home / "progress.json"
-        progress = Progress.read(place, options.orders)
-        progress.write(place)
-        _prepare_shop(shop, progress)
-        if not _materialize(home):
-            return 1
-        progress.completed += 1
-        progress.write(place)
+        with _alone_in(home):
+            place = home / "progress.json"
+            progress = Progress.read(place, options.orders)
+            progress.write(place)
+            _prepare_shop(shop, progress)
+            if not _materialize(home):
+                return 1
+            progress.completed += 1
+            progress.write(place)
         _say_what_is_published(warehouse)
         return 0 if options.no_serve else _serve(options.port)
+
+
+@contextlib.contextmanager
+def _alone_in(home: Path) -> Iterator[None]:
+    """Keep a second demo of the same home from running at the same time."""
+    with (home / "lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            msg = f"another demo is running in {home}; wait for it, or name another --home"
+            raise IxflowError(msg) from None
+        yield
 
 
 @contextlib.contextmanager
@@ -168,27 +186,35 @@ def _say_what_is_published(url: str) -> None:
             rows = run(conn, "SELECT country, total FROM mart.revenue_by_country ORDER BY 1").all()
     finally:
         engine.dispose()
-    print("mart.revenue_by_country: " + ", ".join(f"{country} {total:,}" for country, total in rows))
+    totals = ", ".join(f"{country} {total:,}" for country, total in rows)
+    print(f"mart.revenue_by_country: {totals}")
 
 
 def _serve(port: int | None) -> int:
     chosen = port or _free_port(_FIRST_PORT)
     print(f"\nDagster UI: http://127.0.0.1:{chosen}  (Ctrl-C ends it)\n", flush=True)
     command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml"]
-    server = subprocess.Popen([*command, "-h", "127.0.0.1", "-p", str(chosen)])
+    # In a session of its own, so that one signal reaches it once: from us, or from the kernel when
+    # we are killed. It ends its children in order then.
+    server = spawn(
+        [*command, "-h", LOOPBACK, "-p", str(chosen)],
+        account=Account(os.geteuid(), os.getegid()),
+        directory=Path.cwd(),
+        log=sys.stdout.buffer,
+        end=signal.SIGINT,
+    )
     try:
         return server.wait()
     except KeyboardInterrupt:
-        # The signal went to the whole group: the server is ending by itself.
-        with contextlib.suppress(KeyboardInterrupt):
-            server.wait(30)
         return 0
+    finally:
+        stop(server, signal.SIGINT)
 
 
 def _free_port(first: int) -> int:
     for port in range(first, first + 100):
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
+            if probe.connect_ex((LOOPBACK, port)) != 0:
                 return port
     msg = f"no free port from {first} to {first + 99}; name one with --port"
     raise IxflowError(msg)

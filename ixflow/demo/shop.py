@@ -8,14 +8,17 @@ have a zone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import sqlalchemy as sa
 
 from ixflow.dialects import connected, dialect_of, run
 from ixflow.tables.load import append, create_and_load
 from ixflow.values import TableName
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 __all__ = ["ORDERS", "add_orders", "create_shop", "order_count"]
 

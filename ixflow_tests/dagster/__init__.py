@@ -1,0 +1,1 @@
+"""The Dagster surface, run in this process."""
