@@ -25,10 +25,12 @@ from ixflow.errors import (
     SnapshotUnavailable,
     SourceUnavailable,
     StageError,
+    StateUnavailable,
     TableNotFound,
     TaskError,
     UnsupportedDatabase,
     UnsupportedPlanVersion,
+    UnsupportedState,
     UnsupportedType,
     ValidationError,
     ValueDoesNotFit,
@@ -38,6 +40,7 @@ from ixflow.extraction.context import RuntimeContext
 from ixflow.extraction.cost import CostConfig
 from ixflow.extraction.intent import ExtractionIntent
 from ixflow.extraction.plan import PlanResult
+from ixflow.extraction.replay import replay
 from ixflow.ingestion.files import parquet_batches
 from ixflow.ingestion.ingest import ingest
 from ixflow.ingestion.options import Delete, HighWatermark, IngestResult, Upsert, Visibility
@@ -87,11 +90,13 @@ __all__ = [
     "SourceUnavailable",
     "Stage",
     "StageError",
+    "StateUnavailable",
     "Table",
     "TableNotFound",
     "TaskError",
     "UnsupportedDatabase",
     "UnsupportedPlanVersion",
+    "UnsupportedState",
     "UnsupportedType",
     "Upsert",
     "ValidationError",
@@ -108,5 +113,6 @@ __all__ = [
     "plan",
     "profile",
     "published",
+    "replay",
     "run_stage",
 ]

@@ -7,6 +7,7 @@ A test asks for a database by the fixture that gives a fresh one, or for each of
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,15 @@ def mariadb_server() -> Iterator[MariaDBServer]:
     """Give a running MariaDB."""
     with MariaDBServer() as server:
         yield server
+
+
+@pytest.fixture
+def reachable_tmp_path() -> Iterator[Path]:
+    """Give a temporary directory that the account of a server may enter, also when we are root."""
+    with tempfile.TemporaryDirectory(prefix="ixflow-test-") as name:
+        place = Path(name)
+        place.chmod(0o755)
+        yield place
 
 
 @pytest.fixture

@@ -23,17 +23,19 @@ from ixflow.errors import (
 )
 from ixflow.events import TablePublished, emit
 from ixflow.extraction import profile as profiling
+from ixflow.extraction.bucket import is_bucket_url
 from ixflow.extraction.context import RuntimeContext
 from ixflow.extraction.cost import CostConfig
 from ixflow.extraction.executor import TaskRun
-from ixflow.extraction.explain import explain, remember
+from ixflow.extraction.explain import explain, prepare, remember
 from ixflow.extraction.intent import ExtractionIntent
 from ixflow.extraction.manifest import ColumnRecord, Manifest
+from ixflow.extraction.output import place_of
 from ixflow.extraction.plan import ExecutionPlan, PlanResult
 from ixflow.extraction.planner import Draft, Facts, decide
 from ixflow.extraction.profile import SourceProfile
+from ixflow.extraction.recording import Origin, recorded
 from ixflow.extraction.snapshot import held_snapshot, still_held
-from ixflow.extraction.storage import OutputPlace
 from ixflow.secrets import redact, redact_url
 from ixflow.values import new_run_id
 
@@ -52,8 +54,9 @@ __all__ = [
 class ExecutionResult:
     """A complete and published extraction.
 
-    ``output_files`` are the absolute paths of this run's files, which stay until the publication
-    after the next. ``effective_workers`` is the mean number of workers that were busy.
+    ``output_files`` are the absolute paths or URLs of this run's files, which stay until the
+    publication after the next; ``manifest`` describes them. ``effective_workers`` is the mean
+    number of workers that were busy.
     """
 
     run_id: str
@@ -64,6 +67,7 @@ class ExecutionResult:
     bytes_written: int
     effective_workers: float
     manifest_path: str
+    manifest: Manifest
     status: str = "success"
 
 
@@ -85,16 +89,23 @@ def plan(
     intent: ExtractionIntent,
     runtime_context: RuntimeContext | None = None,
     cost_config: CostConfig | None = None,
+    *,
+    state_url: str | sa.URL | None = None,
 ) -> PlanResult:
     """Profile the source and decide how to extract the table. Nothing is extracted.
 
+    The plan is kept in the state database as the last one of its table, for `explain`.
+
     Raises:
+        StateUnavailable, UnsupportedState: the state database that is named cannot be used.
         SnapshotUnavailable: the intent requires one snapshot, which cannot be had.
         SourceUnavailable, TableNotFound, ValidationError: as `profile`.
 
     """
     _expect(runtime_context, (RuntimeContext, type(None)), "runtime_context")
     _expect(cost_config, (CostConfig, type(None)), "cost_config")
+    _expect(intent, ExtractionIntent, "intent")
+    prepare(intent, state_url)
     seen = profile(intent)
     facts = Facts(
         seen,
@@ -102,7 +113,7 @@ def plan(
         cost_config,
         max_workers=intent.max_workers,
         cpus=os.cpu_count() or 4,
-        free_bytes=_free_bytes(Path(intent.output_dir)),
+        free_bytes=_free_bytes(intent.output_dir),
     )
     draft = decide(facts)
     if intent.require_snapshot and draft.consistency != "one snapshot":
@@ -118,8 +129,9 @@ def plan(
         worker_source=draft.worker_source,
         worker_resolution=draft.resolution,
         throughput_estimate=draft.rows_per_second,
+        runtime_context=runtime_context,
     )
-    remember(result)
+    remember(result, state_url)
     return result
 
 
@@ -136,15 +148,20 @@ def _plan(intent: ExtractionIntent, seen: SourceProfile, draft: Draft) -> Execut
         consistency=draft.consistency,
         require_snapshot=intent.require_snapshot,
         all_columns=intent.columns is None,
-        output_format=intent.output_format,
-        compression=intent.compression,
+        output_format=intent.file_format,
+        compression=intent.file_compression,
         estimated_rows=seen.row_count_estimate,
         estimated_bytes=seen.size_bytes,
         estimated_seconds=draft.seconds,
     )
 
 
-def execute(plan_result: PlanResult, force: bool = False) -> ExecutionResult:  # noqa: FBT001, FBT002 - the documented signature
+def execute(
+    plan_result: PlanResult,
+    force: bool = False,  # noqa: FBT001, FBT002 - the documented signature
+    *,
+    state_url: str | sa.URL | None = None,
+) -> ExecutionResult:
     """Extract what was planned, and publish it.
 
     Raises:
@@ -157,13 +174,20 @@ def execute(plan_result: PlanResult, force: bool = False) -> ExecutionResult:  #
         reason = "; ".join(plan_result.advisories)
         msg = f"{plan_result.plan.object_name}: {plan_result.verdict}: {reason}; force=True runs it"
         raise NotRecommendedError(msg, reason=reason, verdict=plan_result.verdict)
-    return execute_plan(plan_result.plan, plan_result.intent)
+    origin = Origin(runtime_context=plan_result.runtime_context, state_url=state_url)
+    return run_plan(plan_result.plan, plan_result.intent, origin)
 
 
-def execute_plan(execution_plan: ExecutionPlan, intent: ExtractionIntent) -> ExecutionResult:
+def execute_plan(
+    execution_plan: ExecutionPlan,
+    intent: ExtractionIntent,
+    *,
+    state_url: str | sa.URL | None = None,
+) -> ExecutionResult:
     """Execute a plan as it is: no profile, no planning, no verdict.
 
     Raises:
+        StateUnavailable, UnsupportedState: the state database cannot be used; nothing was read.
         ValidationError: the plan is for another table than the intent.
         OutputNotWritable: the output directory cannot be written, or something else is there.
         SourceUnavailable: the database cannot be reached or refuses us.
@@ -175,10 +199,27 @@ def execute_plan(execution_plan: ExecutionPlan, intent: ExtractionIntent) -> Exe
     """
     _expect(execution_plan, ExecutionPlan, "execution_plan")
     _expect(intent, ExtractionIntent, "intent")
+    return run_plan(execution_plan, intent, Origin(state_url=state_url))
+
+
+def run_plan(
+    execution_plan: ExecutionPlan, intent: ExtractionIntent, origin: Origin
+) -> ExecutionResult:
+    """Run a plan as a recorded run, saying where it comes from; raises as `execute_plan`."""
     _same_object(execution_plan, intent)
-    run_id, started = new_run_id(), datetime.now(UTC)
+    run_id = new_run_id()
+    with recorded(run_id, execution_plan, intent, origin) as recording:
+        result = _extract(execution_plan, intent, run_id)
+        recording.finished(result)
+    return result
+
+
+def _extract(
+    execution_plan: ExecutionPlan, intent: ExtractionIntent, run_id: str
+) -> ExecutionResult:
+    started = datetime.now(UTC)
     clock = time.perf_counter()
-    url, place = intent.url(), OutputPlace(intent.output_dir, intent.object_name)
+    url, place = intent.url(), place_of(intent)
     with place.new_run(run_id) as directory, _refusals_named(intent):
         with held_snapshot(intent.dialect, url, execution_plan) as held:
             run = TaskRun(execution_plan, intent.dialect, url, held.snapshot, directory)
@@ -195,10 +236,11 @@ def execute_plan(execution_plan: ExecutionPlan, intent: ExtractionIntent) -> Exe
         rows_extracted=manifest.total_rows,
         duration_seconds=seconds,
         throughput_rows_sec=manifest.total_rows / seconds,
-        output_files=[str(directory.path / file.name) for file in manifest.files],
+        output_files=[directory.location(file.name) for file in manifest.files],
         bytes_written=manifest.total_bytes,
         effective_workers=min(float(execution_plan.worker_count), max(1.0, busy)),
-        manifest_path=str(path),
+        manifest_path=path,
+        manifest=manifest,
     )
 
 
@@ -210,7 +252,10 @@ def published(intent_or_dir: ExtractionIntent | str | Path) -> Manifest | None:
 
     """
     if isinstance(intent_or_dir, ExtractionIntent):
-        return OutputPlace(intent_or_dir.output_dir, intent_or_dir.object_name).published()
+        return place_of(intent_or_dir).published()
+    if is_bucket_url(intent_or_dir):
+        msg = "published() takes the intent of files in a bucket, which has the credentials"
+        raise ValidationError(msg, argument="intent_or_dir")
     return Manifest.read(Path(intent_or_dir))
 
 
@@ -295,9 +340,11 @@ def _expect(value: object, kind: type | tuple[type, ...], name: str) -> None:
         raise ValidationError(msg, argument=name)
 
 
-def _free_bytes(place: Path) -> int | None:
-    """Look at the nearest directory that is there; planning makes none."""
-    path = place.expanduser().absolute()
+def _free_bytes(output_dir: str | Path) -> int | None:
+    """Look at the nearest directory that is there; planning makes none. A bucket has no end."""
+    if is_bucket_url(output_dir):
+        return None
+    path = Path(output_dir).expanduser().absolute()
     for existing in (path, *path.parents):
         with contextlib.suppress(OSError):
             return shutil.disk_usage(existing).free

@@ -21,9 +21,9 @@ from ixflow.dialects.types import arrow_schema
 from ixflow.errors import DataError, SnapshotUnavailable
 from ixflow.events import ChunkExtracted, emit
 from ixflow.extraction.manifest import FileRecord
+from ixflow.extraction.output import Run
 from ixflow.extraction.plan import ExecutionPlan, ExtractionTask
-from ixflow.extraction.storage import RunDirectory
-from ixflow.extraction.writer import ParquetChunk
+from ixflow.extraction.writer import ChunkWriter, FileFormat
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -59,7 +59,7 @@ class TaskRun:
         dialect: Dialect,
         url: sa.URL,
         snapshot: str | None,
-        directory: RunDirectory,
+        directory: Run,
     ) -> None:
         """Take everything a task needs; nothing is opened yet."""
         self.plan, self.dialect, self.url, self.snapshot = plan, dialect, url, snapshot
@@ -136,12 +136,9 @@ class TaskRun:
     def _read(self, task: ExtractionTask, reader: Reader) -> Outcome:
         started = time.perf_counter()
         sql = self.dialect.select_part(task.part, self.plan.columns, task.pages)
-        chunk = ParquetChunk(
-            self.directory.path,
-            self.directory.file_stem(task.chunk_id),
-            task.chunk_id,
-            self._schema,
-            self.plan.compression,
+        file_format: FileFormat = "csv" if self.plan.output_format == "csv" else "parquet"
+        chunk = ChunkWriter(
+            self.directory, task.chunk_id, self._schema, file_format, self.plan.compression
         )
         try:
             with reader.read(sql, self.plan.columns) as batches:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ixflow.errors import ValidationError
+from ixflow.errors import IxflowError, ValidationError
 from ixflow.extraction.intent import ExtractionIntent
 from ixflow.extraction.plan import PlanResult
+from ixflow.extraction.plan_record import read_result, result_record
+from ixflow.extraction.state import StatePlace
 
-__all__ = ["Explanation", "explain", "remember"]
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
-_last: dict[str, PlanResult] = {}
+__all__ = ["Explanation", "explain", "prepare", "remember"]
+
+_log = logging.getLogger("ixflow")
+
+# The plans that the state could not keep.
+_unsaved: dict[str, PlanResult] = {}
 _lock = threading.Lock()
 
 
@@ -53,22 +63,52 @@ class Explanation:
         yield f"Verdict: {result.verdict}"
 
 
-def remember(result: PlanResult) -> None:
-    """Keep a result as the last of its intent."""
+def prepare(intent: ExtractionIntent, state_url: str | sa.URL | None = None) -> None:
+    """See that a state which somebody named can be used; the default place is made only later.
+
+    Raises:
+        StateUnavailable, UnsupportedState: it cannot be.
+
+    """
+    place = StatePlace.of(intent.output_dir, state_url)
+    if place.chosen:
+        with place.open():
+            pass
+
+
+def remember(result: PlanResult, state_url: str | sa.URL | None = None) -> None:
+    """Keep a result as the last of its table; in this process only if the state cannot."""
+    intent = result.intent
+    identity = intent.identity()
     with _lock:
-        _last[result.intent.identity()] = result
+        _unsaved[identity] = result
+    try:
+        with StatePlace.of(intent.output_dir, state_url).open() as state:
+            state.save_plan(identity, intent.object_name, result_record(result))
+    except IxflowError as error:
+        _log.warning("the plan of %s is not remembered: %s", intent.object_name, error)
+    else:
+        with _lock:
+            _unsaved.pop(identity, None)
 
 
-def explain(intent: ExtractionIntent) -> Explanation:
-    """Explain the last plan of this process for the same table of the same database.
+def explain(intent: ExtractionIntent, *, state_url: str | sa.URL | None = None) -> Explanation:
+    """Explain the last plan, of any process, for the same table of the same database.
 
     Raises:
         ValidationError: nothing was planned for it yet.
+        UnsupportedPlanVersion: another release has planned it.
+        StateUnavailable, UnsupportedState: the state cannot be read.
 
     """
     with _lock:
-        result = _last.get(intent.identity())
-    if result is None:
-        msg = f"nothing was planned for {intent.object_name} in this process; call plan() first"
+        result = _unsaved.get(intent.identity())
+    if result is not None:
+        return Explanation(result)
+    place = StatePlace.of(intent.output_dir, state_url)
+    with place.look() as state:
+        found = None if state is None else state.last_plan(intent.identity())
+    if found is None:
+        msg = f"no plan of {intent.object_name} is remembered in {place}; call plan() first"
         raise ValidationError(msg, object_name=intent.object_name)
-    return Explanation(result)
+    return Explanation(read_result(found[0], intent))

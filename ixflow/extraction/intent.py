@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 from ixflow.dialects import Dialect, dialect_named
 from ixflow.errors import ValidationError
-from ixflow.secrets import masked, secrets_of
+from ixflow.extraction.bucket import BucketUrl, is_bucket_url
+from ixflow.secrets import masked, redact, secrets_of
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from ixflow.extraction.writer import FileFormat
+
 __all__ = ["ExtractionIntent"]
 
-_FORMATS = ("parquet",)
+_FORMATS = ("parquet", "csv", "s3", "gcs")
+_SCHEMES = {"s3": "s3://", "gcs": "gs://"}
+# Of storage_options only these are shown: it is the store that knows what else is a secret.
+_PLAIN_OPTIONS = re.compile(
+    r"(?i)(aws_|google_)?(bucket|endpoint|endpoint_url|base_url|region|default_region|allow_http|"
+    r"virtual_hosted_style_request|skip_signature|unsigned_payload|timeout|connect_timeout)"
+)
 _COMPRESSIONS = ("zstd", "snappy", "gzip", "lz4", "none")
 _MOST_WORKERS = 64
 
@@ -33,13 +43,17 @@ class ExtractionIntent:
         source_config: host, port, database, user, password; or ``connection_string``, a URL. For
             a database file only ``database``, its path.
         object_name: ``table`` or ``schema.table``, exactly as the database spells it.
-        output_dir: the directory under which ``<object>/*.parquet`` appears.
-        output_format: ``parquet``.
+        output_dir: where ``<object>/`` appears: a directory, ``s3://bucket/prefix`` or
+            ``gs://bucket/prefix``.
+        output_format: ``parquet`` or ``csv``; ``s3`` and ``gcs`` are Parquet in such a bucket.
         columns: the columns to extract, in this order; None: all.
         as_text: columns to read as text, for values that Arrow's type of the column cannot hold.
-        compression: ``zstd``, ``snappy``, ``gzip``, ``lz4`` or ``none``.
+        compression: ``zstd``, ``snappy``, ``gzip``, ``lz4`` or ``none``; CSV is never compressed.
         require_snapshot: refuse to extract where one snapshot for all rows cannot be had.
         max_workers: the most connections to use at the same time, 1 to 64.
+        storage_options: for a bucket, what the environment does not say: ``access_key_id``,
+            ``secret_access_key``, ``session_token``, ``region``, ``endpoint`` for S3;
+            ``service_account`` (a path) or ``service_account_key`` (its JSON) for GCS.
 
     Raises:
         ValidationError: a value that cannot work, naming what can.
@@ -61,6 +75,7 @@ class ExtractionIntent:
     compression: str = field(default="zstd", kw_only=True)
     require_snapshot: bool = field(default=False, kw_only=True)
     max_workers: int | None = field(default=None, kw_only=True)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -72,11 +87,39 @@ class ExtractionIntent:
         _is("object_name", self.object_name, str)
         _is("output_dir", self.output_dir, str, Path)
         _one_of("output_format", self.output_format, _FORMATS, "what this release writes")
+        _is("storage_options", self.storage_options, Mapping)
+        object.__setattr__(self, "storage_options", dict(self.storage_options))
+        self._check_output()
         _one_of("compression", self.compression, _COMPRESSIONS, "one of")
         if self.max_workers is not None and not _is_count(self.max_workers):
             msg = f"max_workers is {self.max_workers!r}; it must be from 1 to {_MOST_WORKERS}"
             raise ValidationError(msg, max_workers=self.max_workers)
         self.url()
+
+    def _check_output(self) -> None:
+        """Refuse a format and a place that do not go together."""
+        text = str(self.output_dir)
+        wanted = _SCHEMES.get(self.output_format)
+        if wanted and not text.startswith(wanted):
+            msg = f"output_format {self.output_format!r} needs an output_dir below {wanted}"
+            raise ValidationError(msg, output_dir=redact(text))
+        if is_bucket_url(self.output_dir):
+            BucketUrl.parse(text)
+        elif "://" in text or text.startswith(("s3:/", "gs:/")):
+            msg = (
+                f"output_dir {redact(text)!r} is neither a path nor a text like s3://bucket/prefix"
+            )
+            raise ValidationError(msg, output_dir=redact(text))
+
+    @property
+    def file_format(self) -> FileFormat:
+        """Say what is in the files: ``parquet`` or ``csv``."""
+        return "csv" if self.output_format == "csv" else "parquet"
+
+    @property
+    def file_compression(self) -> str:
+        """Say how the files are compressed."""
+        return "none" if self.output_format == "csv" else self.compression
 
     @property
     def dialect(self) -> Dialect:
@@ -90,7 +133,12 @@ class ExtractionIntent:
     @property
     def secrets(self) -> tuple[str, ...]:
         """List the secret values, so that `ixflow.secrets.redact` can remove them from texts."""
-        return secrets_of(self.source_config)
+        hidden = [
+            str(value)
+            for key, value in self.storage_options.items()
+            if value and not isinstance(value, bool) and not _PLAIN_OPTIONS.fullmatch(key)
+        ]
+        return (*secrets_of(self.source_config), *secrets_of(self.storage_options), *hidden)
 
     def identity(self) -> str:
         """Hash what is extracted from where: equal for equal tables, whatever the credentials.
@@ -118,7 +166,12 @@ class ExtractionIntent:
 
     def __repr__(self) -> str:
         """Show everything but the secrets."""
-        shown = dict(self.__dict__, source_config=masked(self.source_config))
+        options = {
+            key: value if _PLAIN_OPTIONS.fullmatch(key) else "***"
+            for key, value in masked(self.storage_options).items()
+        }
+        config = masked(self.source_config)
+        shown = dict(self.__dict__, source_config=config, storage_options=options)
         return f"ExtractionIntent({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 

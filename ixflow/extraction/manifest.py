@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+
+import pyarrow as pa
 
 from ixflow.errors import ValidationError
 from ixflow.values import Column
@@ -16,6 +19,9 @@ __all__ = ["MANIFEST_NAME", "ColumnRecord", "FileRecord", "Manifest"]
 
 MANIFEST_NAME = "_manifest.json"
 _VERSION = 1
+_DECIMAL = re.compile(r"decimal(?P<bits>\d+)\((?P<precision>\d+), (?P<scale>-?\d+)\)")
+_ZONED = re.compile(r"timestamp\[(?P<unit>\w+), tz=(?P<zone>.+)\]")
+_FIXED = re.compile(r"fixed_size_binary\[(?P<bytes>\d+)\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,10 @@ class Manifest:
         """Add up the sizes of all files."""
         return sum(file.bytes for file in self.files)
 
+    def schema(self) -> pa.Schema:
+        """Give the Arrow schema that every file was written with."""
+        return pa.schema([(column.name, _arrow_type(column.arrow_type)) for column in self.columns])
+
     def to_json(self) -> str:
         """Write it as JSON."""
         totals = {"total_rows": self.total_rows, "total_bytes": self.total_bytes}
@@ -97,21 +107,55 @@ class Manifest:
         """
         path = directory / MANIFEST_NAME
         try:
-            given = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError as error:
+        except UnicodeDecodeError as error:
             raise ValidationError(f"{path} is not a manifest: {error}", path=str(path)) from None
+        return cls.parse(text, str(path))
+
+    @classmethod
+    def parse(cls, text: str, path: str) -> Self:
+        """Read what `to_json` wrote; ``path`` is for the error.
+
+        Raises:
+            ValidationError: the text is not a manifest that this release reads.
+
+        """
+        try:
+            given = json.loads(text)
+        except ValueError as error:
+            raise ValidationError(f"{path} is not a manifest: {error}", path=path) from None
         names = [field.name for field in dataclasses.fields(cls)]
         version = given.get("manifest_version") if isinstance(given, dict) else None
         if version != _VERSION:
             msg = f"{path} is not a manifest of version {_VERSION}, which this release reads"
-            raise ValidationError(msg, path=str(path), version=version)
+            raise ValidationError(msg, path=path, version=version)
         try:
             values = {name: given[name] for name in names}
             values["columns"] = tuple(ColumnRecord(**column) for column in given["columns"])
             values["files"] = tuple(FileRecord(**file) for file in given["files"])
         except (KeyError, TypeError) as error:
             msg = f"{path} is not a manifest of version {_VERSION}: {error!r}"
-            raise ValidationError(msg, path=str(path)) from None
+            raise ValidationError(msg, path=path) from None
         return cls(**values)
+
+
+def _arrow_type(text: str) -> pa.DataType:
+    """Read a type as Arrow spells it.
+
+    >>> _arrow_type("timestamp[us, tz=UTC]"), _arrow_type("decimal128(12, 2)")
+    (TimestampType(timestamp[us, tz=UTC]), Decimal128Type(decimal128(12, 2)))
+    """
+    if found := _DECIMAL.fullmatch(text):
+        make = pa.decimal128 if found["bits"] == "128" else pa.decimal256
+        return make(int(found["precision"]), int(found["scale"]))
+    if found := _ZONED.fullmatch(text):
+        return pa.timestamp(found["unit"], found["zone"])
+    if found := _FIXED.fullmatch(text):
+        return pa.binary(int(found["bytes"]))
+    try:
+        return pa.type_for_alias(text)
+    except ValueError:
+        msg = f"the manifest names a type that this release does not know: {text}"
+        raise ValidationError(msg, type=text) from None

@@ -20,7 +20,7 @@ from ixflow.errors import UnsupportedPlanVersion, ValidationError
 from ixflow.values import Column, PageRange, TableName, TablePart
 
 if TYPE_CHECKING:
-    from ixflow.extraction.context import WorkerResolution
+    from ixflow.extraction.context import RuntimeContext, WorkerResolution
     from ixflow.extraction.cost import CostEstimate
     from ixflow.extraction.intent import ExtractionIntent
     from ixflow.extraction.profile import SourceProfile
@@ -103,8 +103,8 @@ class ExecutionPlan:
         return {**made, "arrow_schema": base64.b64encode(schema).decode()}
 
     @classmethod
-    def from_dict(cls, given: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` gave.
+    def from_dict(cls, given: Mapping[str, Any], *, any_version: bool = False) -> Self:
+        """Read what `to_dict` gave; ``any_version`` tries it with other releases' plans too.
 
         Raises:
             UnsupportedPlanVersion: it was made by a release with other plans.
@@ -112,7 +112,7 @@ class ExecutionPlan:
 
         """
         version = given.get("plan_version")
-        if version != PLAN_VERSION:
+        if version != PLAN_VERSION and not any_version:
             msg = f"the stored plan has version {version!r}, this release runs {PLAN_VERSION!r}"
             raise UnsupportedPlanVersion(msg, version=version)
         try:
@@ -157,6 +157,7 @@ class PlanResult:
     worker_source: str
     worker_resolution: WorkerResolution
     throughput_estimate: float
+    runtime_context: RuntimeContext | None = None
 
     @property
     def is_safe(self) -> bool:

@@ -1,4 +1,4 @@
-"""Where the files of an extraction live, and how they appear all at once.
+"""Where the files of an extraction live in a directory, and how they appear all at once.
 
     <output_dir>/orders -> .ixflow/orders/<run_id>        the published run, a symbolic link
     <output_dir>/.ixflow/orders/<run_id>/*.parquet        the files of a run, and its manifest
@@ -22,11 +22,12 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from ixflow.errors import OutputNotWritable
 from ixflow.extraction.manifest import MANIFEST_NAME, Manifest
 
-__all__ = ["OutputPlace", "RunDirectory", "safe_name", "writable"]
+__all__ = ["LocalFile", "OutputPlace", "RunDirectory", "safe_name", "writable"]
 
 _STATE = ".ixflow"
 _LOCK = ".lock"
@@ -73,6 +74,7 @@ class OutputPlace:
         self.name = safe_name(object_name)
         self.link = self.root / self.name
         self.home = self.root / _STATE / self.name
+        self.location = str(self.link)
 
     def published_directory(self) -> Path | None:
         """Give the directory of the published run; None: nothing is published."""
@@ -83,6 +85,13 @@ class OutputPlace:
         """Read the manifest of the published run; None: nothing is published."""
         directory = self.published_directory()
         return None if directory is None else Manifest.read(directory)
+
+    def files(self, manifest: Manifest) -> list[str]:
+        """Name the files of a run, by paths that stay when the next run publishes."""
+        return [str(self.home / manifest.run_id / file.name) for file in manifest.files]
+
+    def filesystem(self) -> None:
+        """Give nothing: these are plain paths."""
 
     @contextlib.contextmanager
     def new_run(self, run_id: str) -> Iterator[RunDirectory]:
@@ -148,6 +157,35 @@ class OutputPlace:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+class LocalFile:
+    """A file being written: it has its name when `finish` returns, and never before."""
+
+    def __init__(self, path: Path) -> None:
+        """Make it, under a temporary name."""
+        self._path, self._temporary = path, path.with_name(f"{path.name}.tmp")
+        with writable(self._temporary):
+            self._file: BinaryIO = self._temporary.open("xb")
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Add bytes."""
+        with writable(self._temporary):
+            self._file.write(data)
+
+    def finish(self) -> None:
+        """Make the content durable, and name it."""
+        with writable(self._temporary):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._temporary.replace(self._path)
+
+    def discard(self) -> None:
+        """Remove what there is."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
 class RunDirectory:
     """The directory of one run, locked while its process lives."""
 
@@ -165,7 +203,19 @@ class RunDirectory:
         """Name the files of a chunk, without extension."""
         return f"{self._place.name}_{chunk_id}_{self.run_id.rpartition('-')[2]}"
 
-    def publish(self, manifest: Manifest) -> Path:
+    def location(self, name: str) -> str:
+        """Say where a file is."""
+        return str(self.path / name)
+
+    def create(self, name: str) -> LocalFile:
+        """Begin a file."""
+        return LocalFile(self.path / name)
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def publish(self, manifest: Manifest) -> str:
         """Write the manifest and let the run appear; give the manifest's path.
 
         Raises:
@@ -183,7 +233,7 @@ class RunDirectory:
             _sync_directory(self.path)
             self._place.replace_link(self.run_id)
         self._published = True
-        return path
+        return str(path)
 
     def close(self) -> None:
         """Let go of the directory; remove it unless it was published."""

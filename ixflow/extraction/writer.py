@@ -1,25 +1,29 @@
-"""Arrow batches to Parquet files: bounded by bytes, hashed on the way, named when complete."""
+"""Arrow batches to Parquet or CSV files: bounded by bytes, hashed, named when complete."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from pathlib import Path
-from typing import BinaryIO
+from typing import Literal, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ixflow.extraction.csv_text import csv_header, csv_lines
 from ixflow.extraction.manifest import FileRecord
-from ixflow.extraction.storage import writable
+from ixflow.extraction.output import OutputFile, Run
 
-__all__ = ["ParquetChunk"]
+__all__ = ["ChunkWriter", "FileFormat"]
+
+FileFormat = Literal["parquet", "csv"]
 
 ROW_GROUP_BYTES = 32 << 20
 """Uncompressed bytes of a row group, and so about what a worker holds in memory."""
 
 FILE_BYTES = 512 << 20
-"""Compressed bytes after which the next row group goes to the next file."""
+"""Bytes in a file after which the next row group goes to the next file."""
+
+CSV_BYTES = 4 << 20
+"""Bytes of rows that become text at a time, which takes several times as many."""
 
 # A dictionary pays for values that repeat; numbers and times compress as well without, and faster.
 _DICTIONARY_TYPES = (pa.types.is_string, pa.types.is_binary)
@@ -28,9 +32,8 @@ _DICTIONARY_TYPES = (pa.types.is_string, pa.types.is_binary)
 class _HashingFile:
     """A file that hashes and counts what is written; the subset of a file that pyarrow needs."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: BinaryIO = path.open("xb")
+    def __init__(self, file: OutputFile) -> None:
+        self._file = file
         self._hash = hashlib.sha256()
         self.bytes = 0
         self.closed = False
@@ -39,8 +42,7 @@ class _HashingFile:
         """Write, hash and count."""
         if self.closed:  # pyarrow tells a writer that is thrown away to flush
             return len(data)
-        with writable(self._path):
-            self._file.write(data)
+        self._file.write(data)
         self._hash.update(data)
         size = len(data)
         self.bytes += size
@@ -57,32 +59,90 @@ class _HashingFile:
         """Leave closing to `finish` and `discard`: pyarrow closes early."""
 
     def finish(self) -> str:
-        """Make the content durable, close, and give its SHA-256."""
-        with writable(self._path):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        self.discard()
+        """Make the content durable, let the file appear, and give its SHA-256."""
+        self._file.finish()
+        self.closed = True
         return self._hash.hexdigest()
 
     def discard(self) -> None:
-        """Close without a promise."""
+        """Leave nothing."""
         self.closed = True
-        self._file.close()
+        self._file.discard()
 
 
-class ParquetChunk:
+class _Encoder(Protocol):
+    """Rows to the bytes of one file."""
+
+    def write(self, table: pa.Table) -> None:
+        """Add rows."""
+
+    def end(self) -> None:
+        """Write what comes after the last row."""
+
+    def abandon(self) -> None:
+        """Write nothing more, ever."""
+
+
+class _Parquet:
+    """One Parquet file; each table becomes a row group."""
+
+    def __init__(self, file: _HashingFile, schema: pa.Schema, compression: str) -> None:
+        repeats = [f.name for f in schema if any(t(f.type) for t in _DICTIONARY_TYPES)]
+        self._writer = pq.ParquetWriter(
+            pa.PythonFile(file, mode="w"),
+            schema,
+            compression=compression,
+            use_dictionary=repeats or False,
+        )
+
+    def write(self, table: pa.Table) -> None:
+        self._writer.write_table(table, row_group_size=table.num_rows)
+
+    def end(self) -> None:
+        self._writer.close()
+
+    def abandon(self) -> None:
+        # Else it would try to end the file when it is collected.
+        self._writer.is_open = False
+
+
+class _Csv:
+    """One CSV file, by the rules of `ixflow.extraction.csv_text`."""
+
+    def __init__(self, file: _HashingFile, schema: pa.Schema) -> None:
+        self._file = file
+        file.write(csv_header(schema))
+
+    def write(self, table: pa.Table) -> None:
+        rows = max(1, table.num_rows * CSV_BYTES // max(1, table.nbytes))
+        for batch in table.to_batches(max_chunksize=rows):
+            self._file.write(csv_lines(batch))
+
+    def end(self) -> None:
+        """Write nothing: the last row has its line end."""
+
+    def abandon(self) -> None:
+        """Do nothing: nothing is held."""
+
+
+class ChunkWriter:
     """The files of one task; more than one only if the first grows beyond `FILE_BYTES`."""
 
     def __init__(
-        self, directory: Path, stem: str, chunk_id: str, schema: pa.Schema, compression: str
+        self,
+        run: Run,
+        chunk_id: str,
+        schema: pa.Schema,
+        file_format: FileFormat = "parquet",
+        compression: str = "zstd",
     ) -> None:
         """Name the files; they are made when rows come."""
-        self._directory, self._stem, self._chunk_id = directory, stem, chunk_id
-        self._schema, self._compression = schema, compression
+        self._run, self._stem, self._chunk_id = run, run.file_stem(chunk_id), chunk_id
+        self._schema, self._format, self._compression = schema, file_format, compression
         self._held: list[pa.RecordBatch] = []
         self._held_bytes = 0
         self._file: _HashingFile | None = None
-        self._writer: pq.ParquetWriter | None = None
+        self._encoder: _Encoder | None = None
         self._rows = 0
         self._done: list[FileRecord] = []
 
@@ -106,59 +166,49 @@ class ParquetChunk:
         """Write the rest and name the files; a chunk without rows has a file only on request."""
         if self._held:
             self._write_group()
-        if keep_empty and not self._done and self._writer is None:
+        if keep_empty and not self._done and self._encoder is None:
             self._open()
         self._end_file()
         return tuple(self._done)
 
     def abort(self) -> None:
         """Remove every file of this chunk."""
-        if self._writer is not None:
-            # Else it would try to end the file when it is collected.
-            self._writer.is_open = False
+        if self._encoder is not None:
+            self._encoder.abandon()
         if self._file is not None:
             self._file.discard()
-            self._temporary.unlink(missing_ok=True)
         for record in self._done:
-            (self._directory / record.name).unlink(missing_ok=True)
+            self._run.remove(record.name)
 
     @property
     def _name(self) -> str:
         part = len(self._done) + 1
-        return f"{self._stem}.parquet" if part == 1 else f"{self._stem}_part{part:03d}.parquet"
-
-    @property
-    def _temporary(self) -> Path:
-        return self._directory / f"{self._name}.tmp"
+        stem = self._stem if part == 1 else f"{self._stem}_part{part:03d}"
+        return f"{stem}.{self._format}"
 
     def _write_group(self) -> None:
         if self._file is not None and self._file.bytes >= FILE_BYTES:
             self._end_file()
         table = pa.Table.from_batches(self._held, self._schema)
         self._held, self._held_bytes = [], 0
-        self._open().write_table(table, row_group_size=table.num_rows)
+        self._open().write(table)
         self._rows += table.num_rows
 
-    def _open(self) -> pq.ParquetWriter:
-        if self._writer is None:
-            with writable(self._temporary):
-                self._file = _HashingFile(self._temporary)
-            repeats = [f.name for f in self._schema if any(t(f.type) for t in _DICTIONARY_TYPES)]
-            self._writer = pq.ParquetWriter(
-                pa.PythonFile(self._file, mode="w"),
-                self._schema,
-                compression=self._compression,
-                use_dictionary=repeats or False,
+    def _open(self) -> _Encoder:
+        if self._encoder is None:
+            self._file = _HashingFile(self._run.create(self._name))
+            self._encoder = (
+                _Csv(self._file, self._schema)
+                if self._format == "csv"
+                else _Parquet(self._file, self._schema, self._compression)
             )
-        return self._writer
+        return self._encoder
 
     def _end_file(self) -> None:
-        if self._writer is None or self._file is None:
+        if self._encoder is None or self._file is None:
             return
-        self._writer.close()
+        self._encoder.end()
         digest, size, name = self._file.finish(), self._file.bytes, self._name
-        with writable(self._temporary):
-            self._temporary.replace(self._directory / name)
         self._done.append(FileRecord(name, self._chunk_id, self._rows, size, digest))
-        self._file = self._writer = None
+        self._file = self._encoder = None
         self._rows = 0

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from ixflow.errors import ColumnMismatch, ValidationError
 
 if TYPE_CHECKING:
+    import pyarrow.dataset as ds
     import sqlalchemy as sa
 
 __all__ = ["as_watermark", "parquet_batches"]
@@ -64,6 +64,9 @@ def parquet_batches(
         paths = [str(path) for path in (files() if callable(files) else files)]
         if not paths:
             return
+        # It loads pandas, which nobody needs who does not come here.
+        import pyarrow.dataset as ds
+
         dataset = ds.dataset(paths, format="parquet", filesystem=filesystem)
         if cursor not in dataset.schema.names:
             msg = f"the files have no column {cursor!r}; they have {dataset.schema.names}"
@@ -88,7 +91,7 @@ def _beyond(cursor: str, type_: pa.DataType, watermark: Any, overlap: Any) -> ds
     value = _typed(watermark, type_)
     if overlap is not None:
         value = value - overlap
-    field = ds.field(cursor)
+    field = pc.field(cursor)
     return (field > pa.scalar(value, type_)) | field.is_null()
 
 

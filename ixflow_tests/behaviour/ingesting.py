@@ -15,7 +15,7 @@ from ixflow.values import TableName
 __all__ = ["batches", "comment", "ingested", "oid", "people", "relations", "rows"]
 
 
-def people(*more: Any, key: bool = True, schema: str = "app", **options: Any) -> sa.Table:
+def people(*more: Any, key: bool = True, schema: str | None = "app", **options: Any) -> sa.Table:
     """Declare a table of its own metadata: id, name, and what else is given."""
     return sa.Table(
         "people",

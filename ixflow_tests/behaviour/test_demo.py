@@ -63,34 +63,37 @@ def cells(output: str) -> dict[str, list[int]]:
 
 
 @pytest.mark.parametrize("options", [[], ["--postgres"]], ids=["duckdb", "postgres"])
-def test_the_second_run_ingests_only_what_is_new(tmp_path, options):
-    first = demo(tmp_path, *options)
+def test_the_second_run_ingests_only_what_is_new(reachable_tmp_path, options):
+    first = demo(reachable_tmp_path, *options)
     table = cells(first)
     assert len(table) == 11
     assert table["raw/orders"] == [2_000, 2_000]
     assert table["mart/revenue_by_country"] == [4]
     assert "11 assets in" in first
     assert re.search(r"mart\.revenue_by_country: DE [\d,.]+, FR [\d,.]+, PL [\d,.]+, US", first)
-    second = demo(tmp_path, *options)
+    second = demo(reachable_tmp_path, *options)
     assert "The shop has 1,000 new orders." in second
     table = cells(second)
     assert table["extracted/orders"] == [3_000]
     assert table["raw/orders"] == [3_000, 1_000]
     assert table["raw/customers"] == [200, 0]
-    progress = json.loads((tmp_path / "home" / "progress.json").read_text())
+    progress = json.loads((reachable_tmp_path / "home" / "progress.json").read_text())
     assert progress == {"orders": 2_000, "new_orders": 1_000, "completed": 2}
 
 
-def test_both_databases_come_to_the_same_totals(tmp_path):
-    said = [demo(tmp_path / "duckdb"), demo(tmp_path / "postgres", "--postgres")]
+def test_both_databases_come_to_the_same_totals(reachable_tmp_path):
+    said = [
+        demo(reachable_tmp_path / "duckdb"),
+        demo(reachable_tmp_path / "postgres", "--postgres"),
+    ]
     totals = {line for text in said for line in text.splitlines() if line.startswith("mart.")}
     assert len(totals) == 1
 
 
-def test_outside_a_checkout_it_says_where_to_run_it(tmp_path):
+def test_outside_a_checkout_it_says_where_to_run_it(reachable_tmp_path):
     done = subprocess.run(
-        command(tmp_path / "home", "--no-serve"),
-        cwd=tmp_path,
+        command(reachable_tmp_path / "home", "--no-serve"),
+        cwd=reachable_tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -99,20 +102,20 @@ def test_outside_a_checkout_it_says_where_to_run_it(tmp_path):
     )
     assert done.returncode == 2
     assert "run the demo in a checkout of ixflow" in done.stderr
-    assert not (tmp_path / "home").exists()
+    assert not (reachable_tmp_path / "home").exists()
 
 
-def test_a_second_demo_in_the_same_home_waits_for_its_turn(tmp_path):
+def test_a_second_demo_in_the_same_home_waits_for_its_turn(reachable_tmp_path):
     first = subprocess.Popen(
-        command(tmp_path / "home", "--no-serve"), cwd=ROOT, stdout=subprocess.DEVNULL
+        command(reachable_tmp_path / "home", "--no-serve"), cwd=ROOT, stdout=subprocess.DEVNULL
     )
     try:
-        lock = tmp_path / "home" / "lock"
+        lock = reachable_tmp_path / "home" / "lock"
         deadline = time.monotonic() + 60
         while not lock.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         second = subprocess.run(
-            command(tmp_path / "home", "--no-serve"),
+            command(reachable_tmp_path / "home", "--no-serve"),
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -187,10 +190,10 @@ def wait_for(url: str, seconds: float = 60) -> None:
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_until_a_signal_and_leaves_no_process(tmp_path, end):
+def test_it_serves_until_a_signal_and_leaves_no_process(reachable_tmp_path, end):
     port = str(free_port())
     options = ["--postgres"] if end == signal.SIGTERM else []
-    with served(tmp_path, "--port", port, *options) as (process, url):
+    with served(reachable_tmp_path, "--port", port, *options) as (process, url):
         assert url == f"http://{LOOPBACK}:{port}"
         children = family(process.pid)
         assert len(children) >= 2
@@ -201,21 +204,21 @@ def test_it_serves_until_a_signal_and_leaves_no_process(tmp_path, end):
         assert len(gone) == len(children)
 
 
-def test_without_a_port_it_takes_a_free_one(tmp_path):
+def test_without_a_port_it_takes_a_free_one(reachable_tmp_path):
     with contextlib.ExitStack() as stack:
         taken = stack.enter_context(socket.socket())
         with contextlib.suppress(OSError):
             # If somebody else has it, it is taken as well.
             taken.bind((LOOPBACK, 3000))
             taken.listen()
-        process, url = stack.enter_context(served(tmp_path))
+        process, url = stack.enter_context(served(reachable_tmp_path))
         assert 3000 < int(url.rpartition(":")[2]) < 3100
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
 
 
-def test_when_it_is_killed_nothing_goes_on_serving(tmp_path):
-    with served(tmp_path, "--port", str(free_port())) as (process, _):
+def test_when_it_is_killed_nothing_goes_on_serving(reachable_tmp_path):
+    with served(reachable_tmp_path, "--port", str(free_port())) as (process, _):
         children = family(process.pid)
         process.kill()
         _, alive = psutil.wait_procs(children, timeout=40)

@@ -309,10 +309,11 @@ def test_an_argument_of_the_wrong_kind_is_named(option, value, tmp_path, fresh_s
         plan(intent_for(fresh_sqlite, "t", tmp_path), **{option: value})
 
 
-def test_planning_makes_nothing(source, tmp_path):
+def test_planning_makes_nothing_but_its_memory(source, tmp_path):
     make(source, "CREATE TABLE t (a integer)")
     plan(intent_for(source, "t", tmp_path / "a" / "b"))
-    assert not (tmp_path / "a").exists()
+    made = [path for path in (tmp_path / "a").rglob("*") if path.is_file()]
+    assert made == [tmp_path / "a" / "b" / ".ixflow" / ".state.sqlite"]
 
 
 def test_a_missing_database_file_is_not_made(tmp_path):

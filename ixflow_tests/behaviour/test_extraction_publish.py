@@ -189,7 +189,7 @@ def test_a_full_disk_is_said_and_nothing_is_published(source, tmp_path, monkeypa
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ixflow.extraction.writer.os.fsync", full)
+    monkeypatch.setattr("ixflow.extraction.storage.os.fsync", full)
     with pytest.raises(Exception, match="No space left"):
         extract(source, "orders", tmp_path)
     monkeypatch.undo()

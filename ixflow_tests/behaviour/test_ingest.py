@@ -8,7 +8,7 @@ import logging
 import math
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import duckdb
@@ -39,6 +39,31 @@ from ixflow_tests.behaviour.ingesting import (
     relations,
     rows,
 )
+from ixflow_tests.servers import PostgresServer, make_engine
+
+
+@pytest.fixture(scope="module")
+def shared_postgres(postgres_server: PostgresServer) -> Iterator[sa.URL]:
+    """Give a database for all tests of this module, which are many."""
+    server = make_engine(postgres_server.url).execution_options(isolation_level="AUTOCOMMIT")
+    with server.connect() as conn:
+        run(conn, "CREATE DATABASE ingests")
+    yield sa.make_url(postgres_server.url).set(database="ingests")
+    with server.connect() as conn:
+        run(conn, "DROP DATABASE ingests WITH (FORCE)")
+
+
+SCHEMAS = """
+    SELECT format('DROP SCHEMA %I CASCADE', nspname) FROM pg_namespace
+    WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
+"""
+
+
+def empty(engine: sa.Engine) -> None:
+    """Drop every schema of a PostgreSQL database, and make the default one anew."""
+    with engine.begin() as conn:
+        for statement in [*run(conn, SCHEMAS).scalars(), "CREATE SCHEMA public"]:
+            run(conn, statement)
 
 
 @pytest.fixture(params=["psycopg", "psycopg2", "duckdb"])
@@ -50,9 +75,10 @@ def engine(request: pytest.FixtureRequest) -> Iterator[sa.Engine]:
         with found.connect():
             yield found
         return
-    url = request.getfixturevalue("fresh_postgres").url
+    url = request.getfixturevalue("shared_postgres")
     engine = sa.create_engine(url.set(drivername=f"postgresql+{request.param}"))
     yield engine
+    empty(engine)
     engine.dispose()
 
 
@@ -315,7 +341,7 @@ def test_a_callback_that_commits_is_refused(engine):
 
 # -- migration ------------------------------------------------------------------------------------
 
-UNCHANGED = {
+UNCHANGED: dict[str, Callable[[], list[Any]]] = {
     "plain": list,
     "unique": lambda: [sa.Column("x", sa.INTEGER, unique=True)],
     "index": lambda: [sa.Column("x", sa.INTEGER, index=True)],
@@ -346,6 +372,7 @@ UNCHANGED = {
 }
 
 
+@pytest.mark.parametrize("engine", ["psycopg", "duckdb"], indirect=True)
 @pytest.mark.parametrize("what", UNCHANGED)
 def test_an_unchanged_definition_keeps_the_table(engine, what):
     def declare() -> sa.Table:
@@ -463,8 +490,8 @@ def test_an_empty_delete_means_off_also_when_the_table_changes(engine, delete):
 # -- watermarks -----------------------------------------------------------------------------------
 
 WATERMARKS = [
-    0, 7, -1, 1.5, "", "a :b", ":start", "100%", "%s %(x)s", "it's", 'say "hi"', "back\\slash", "😀",
-    True, False, None, [1, [2]], {"a": {"b": None}}, "x" * 10_000,
+    0, 7, -1, 1.5, "", "a :b", ":start", "100%", "%s %(x)s", "it's", 'say "hi"', "back\\slash",
+    "😀", True, False, None, [1, [2]], {"a": {"b": None}}, "x" * 10_000,
 ]  # fmt: skip
 
 
@@ -552,10 +579,9 @@ def test_the_watermark_stays_when_the_table_is_made_anew(engine):
     ingested(engine, people(), [ANN])
     seen = []
 
-    def source(high_watermark):
+    def source(high_watermark) -> list[Any]:
         seen.append(high_watermark)
         raise ZeroDivisionError
-        yield
 
     with engine.connect() as conn, pytest.raises(ZeroDivisionError):
         ingest(conn, people(sa.Column("x", sa.INTEGER)).metadata, source)
@@ -774,6 +800,7 @@ KINDS: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("engine", ["psycopg", "duckdb"], indirect=True)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("key", [True, False])
 def test_every_kind_of_row_arrives_by_column_name(engine, kind, key):

@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -88,7 +89,7 @@ def value(engine: sa.Engine, query: str) -> object:
         return run(conn, query).scalar()
 
 
-def replace(engine: sa.Engine, data: pa.Table = DATA, **options: float) -> None:
+def replace(engine: sa.Engine, data: pa.Table = DATA, **options: Any) -> None:
     with engine.begin() as conn:
         create_and_load(conn, NEW, data)
         dialect_of(conn).swap(conn, [(NEW, OLD)], **options)
@@ -353,7 +354,7 @@ def test_the_users_lock_timeout_is_what_it_was(engine, how):
 # -- what ingest makes of it ----------------------------------------------------------------------
 
 
-def serial_table(*more: sa.Column, name: str = "orders") -> sa.Table:
+def serial_table(*more: sa.Column[Any], name: str = "orders") -> sa.Table:
     return sa.Table(
         name,
         sa.MetaData(schema="shop"),
@@ -407,7 +408,7 @@ def test_a_name_that_is_taken_gets_a_number(engine):
 
 
 def test_enums_with_a_primary_key_work_and_stay_one_type(engine):
-    def declare(*more: sa.Column) -> sa.Table:
+    def declare(*more: sa.Column[Any]) -> sa.Table:
         mood = sa.Enum("sad", "glad", name="mood", schema="shop")
         return serial_table(sa.Column("mood", mood), *more, name="moods")
 
@@ -421,7 +422,7 @@ def test_enums_with_a_primary_key_work_and_stay_one_type(engine):
 
 
 def test_identity_columns_take_the_given_values_and_count_on(engine):
-    def declare(*more: sa.Column) -> sa.Table:
+    def declare(*more: sa.Column[Any]) -> sa.Table:
         return sa.Table(
             "numbered",
             sa.MetaData(schema="shop"),
@@ -438,7 +439,7 @@ def test_identity_columns_take_the_given_values_and_count_on(engine):
 
 
 def test_a_declared_comment_is_set_and_does_not_push_out_what_is_there(engine):
-    def declare(*more: sa.Column) -> sa.Table:
+    def declare(*more: sa.Column[Any]) -> sa.Table:
         return sa.Table(
             "said", sa.MetaData(schema="shop"), sa.Column("id", sa.Integer), *more, comment="Said."
         )

@@ -98,7 +98,7 @@ def leave_after(engine: sa.Engine, statements: int) -> None:
         one_more()
         loading(*given)
 
-    batch.BatchWriter._load = load  # type: ignore[method-assign] # a COPY is no cursor event
+    setattr(batch.BatchWriter, "_load", load)  # noqa: B010 - a COPY is no cursor event
 
 
 if __name__ == "__main__":

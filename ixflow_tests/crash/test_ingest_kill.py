@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from ixflow.dialects import run
+from ixflow.ingestion.batch import BatchWriter
 from ixflow_tests.behaviour.ingesting import relations, rows
 from ixflow_tests.crash import ingest_script
 from ixflow_tests.crash.ingest_script import tables
@@ -151,13 +152,13 @@ class Mortal:
         self.left = 10**9
         sa.event.listen(self.engine, "before_cursor_execute", self.one_more)
         sa.event.listen(self.engine, "commit", self.one_more)
-        loading = ingest_script.batch.BatchWriter._load
+        loading = BatchWriter._load
 
         def load(*given: Any) -> None:
             self.one_more()
             loading(*given)
 
-        patch.setattr(ingest_script.batch.BatchWriter, "_load", load)
+        patch.setattr(BatchWriter, "_load", load)
 
     def one_more(self, *_: Any) -> None:
         self.left -= 1

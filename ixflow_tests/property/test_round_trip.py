@@ -142,7 +142,7 @@ def round_trip(database: Database, data: pa.Table) -> pa.Table:
 
 
 @given(data=tables())
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_every_type_with_nulls_and_odd_names_comes_back_equal(database, data):
     if database.kind == "sqlite":
         assume(not any("NaN" in row for row in rows_of(data)))
@@ -160,7 +160,7 @@ def decimal_columns(draw: st.DrawFn, most: int = 76) -> pa.Array:
 
 
 @given(data=st.data())
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_decimals_of_every_precision_and_scale_come_back_equal(database, data):
     most = {"duckdb": 38, "sqlite": 15}.get(database.kind, 76)
     array = data.draw(decimal_columns(most))
@@ -187,7 +187,7 @@ def extremes(precision: int, scale: int) -> pa.Array:
 
 
 @given(value=decimals(38, 10))
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_decimals_that_sqlite_has_no_number_for_become_exact_text(fresh_sqlite, value):
     data = pa.table({"n": pa.array([value], pa.decimal128(38, 10))})
     back = round_trip(Database("sqlite", fresh_sqlite), data)

@@ -76,15 +76,15 @@ def encode(batch: pa.RecordBatch, columns: Sequence[Column]) -> bytes:
     for array, column in zip(batch.columns, columns, strict=True):
         parts.extend(_ENCODERS[base_type(column.sql_type)](array, column))
     if not columns:
-        return b"\x00\x00" * batch.num_rows
+        rows: int = batch.num_rows
+        return b"\x00\x00" * rows
     separator = pa.scalar(b"", pa.large_binary())
     joined = pc.binary_join_element_wise(
         *parts, separator, null_handling="replace", null_replacement=b""
     )
     offsets = np.frombuffer(joined.buffers()[1], dtype=np.int64)
     first, last = offsets[joined.offset], offsets[joined.offset + len(joined)]
-    data: bytes = memoryview(joined.buffers()[2])[first:last].tobytes()
-    return data
+    return bytes(memoryview(joined.buffers()[2])[first:last])
 
 
 # -- one encoder a type ---------------------------------------------------------------------------

@@ -77,15 +77,15 @@ def _batches(cursor: Any, columns: Sequence[Column], schema: pa.Schema) -> Itera
 def _exact(array: pa.Array, column: Column, first_row: int) -> pa.Array:
     cast = cast_column(array, column, table="query", first_row=first_row)
     if pa.types.is_date32(cast.type):
-        _refuse_wrapped(cast, cast.view(pa.int32()), _FIRST_DAY, column)
+        _refuse_wrapped(cast.view(pa.int32()), _FIRST_DAY, column)
     elif pa.types.is_timestamp(cast.type):
-        _refuse_wrapped(cast, cast.view(pa.int64()), _FIRST_MICROSECOND, column)
+        _refuse_wrapped(cast.view(pa.int64()), _FIRST_MICROSECOND, column)
     elif pa.types.is_time64(cast.type):
         _refuse_midnight(cast.view(pa.int64()), column)
     return cast
 
 
-def _refuse_wrapped(array: pa.Array, numbers: pa.Array, first: int, column: Column) -> None:
+def _refuse_wrapped(numbers: pa.Array, first: int, column: Column) -> None:
     values = numbers.fill_null(0).to_numpy(zero_copy_only=False)
     if len(values) and int(values.min()) < first:
         msg = (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import sqlite3
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +31,13 @@ class SQLiteReader:
         """Run a query made by `Dialect.select` and stream its rows with the columns' types."""
         cursor = self._raw.cursor()
         cursor.execute(sql)
-        return rows_reader(cursor.fetchmany, columns, _to_array, close=cursor.close)
+
+        def close() -> None:
+            # A reader that was left half-read outlives its connection, which closed the cursor.
+            with contextlib.suppress(sqlite3.ProgrammingError):
+                cursor.close()
+
+        return rows_reader(cursor.fetchmany, columns, _to_array, close=close)
 
 
 def _to_array(values: Sequence[Any], column: Column) -> pa.Array:

@@ -1,0 +1,256 @@
+"""Where the files of an extraction live in an object store, and how they appear all at once.
+
+    <prefix>/orders/_manifest.json      the publication: it names the run, and so its files
+    <prefix>/orders/<run_id>/*.parquet  the files of a run
+    <prefix>/orders/<run_id>/_lease     written anew every half minute while the run's process lives
+
+There are no links and no renames, so readers go through the manifest, which is written last, and
+only over the manifest that it was compared with. The run before stays until the next publication.
+Older runs, and runs whose lease nobody has renewed for ten minutes, are removed then, with the
+uploads that they did not finish. Only keys that look like ours are ever removed. A lease's age is
+measured against our own lease, so no clock but the store's counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from ixflow.errors import ExecutionError, OutputNotWritable, ValidationError
+from ixflow.extraction.bucket import Bucket, BucketUrl, ObjectFile, StoredObject
+from ixflow.extraction.manifest import MANIFEST_NAME, Manifest
+from ixflow.extraction.storage import safe_name
+
+__all__ = ["ObjectPlace", "ObjectRun"]
+
+RENEW_SECONDS = 30.0
+STALE_AFTER = timedelta(minutes=10)
+"""A lease that is older belongs to a process that is dead, or cut off: its files are removed."""
+
+_log = logging.getLogger("ixflow")
+
+_LEASE = "_lease"
+_RUN_ID = re.compile(r"ix-\d{8}-\d{6}-[0-9a-f]{6}")
+_TRIES = 20
+
+
+class ObjectPlace:
+    """The place of one object under an output directory in a bucket."""
+
+    def __init__(
+        self,
+        output_dir: str,
+        object_name: str,
+        options: Mapping[str, Any] | None = None,
+        secrets: tuple[str, ...] = (),
+    ) -> None:
+        """Name the place; nothing is sent yet.
+
+        Raises:
+            ValidationError: the URL or the options cannot work, or obstore is not installed.
+
+        """
+        self.url = BucketUrl.parse(output_dir)
+        self.name = safe_name(object_name)
+        self.bucket = Bucket(self.url, options or {}, secrets)
+        self.home = self.url.key(self.name)
+        self.location = f"{self.url}/{self.name}"
+        self._manifest_key = f"{self.home}/{MANIFEST_NAME}"
+
+    def published(self) -> Manifest | None:
+        """Read the manifest; None: nothing is published."""
+        return self._read()[0]
+
+    def files(self, manifest: Manifest) -> list[str]:
+        """Name the files of a run for `filesystem`."""
+        home = f"{self.url.bucket}/{self.home}/{manifest.run_id}"
+        return [f"{home}/{file.name}" for file in manifest.files]
+
+    def filesystem(self) -> Any:
+        """Give the file system that reads `files`."""
+        return self.bucket.filesystem()
+
+    @contextlib.contextmanager
+    def new_run(self, run_id: str) -> Iterator[ObjectRun]:
+        """Begin a run; what it has written is removed again unless it was published.
+
+        Raises:
+            OutputNotWritable: the bucket cannot be written, or a manifest of others is there.
+
+        """
+        try:
+            self._read()
+        except ValidationError as error:
+            msg = f"{self.location}/{MANIFEST_NAME} was not made by an extraction: {error}"
+            raise OutputNotWritable(msg, path=self.location, reason="exists") from None
+        run = ObjectRun(self, run_id)
+        try:
+            yield run
+        finally:
+            run.close()
+
+    def _read(self) -> tuple[Manifest | None, dict[str, str] | None]:
+        found = self.bucket.get(self._manifest_key)
+        if found is None:
+            return None, None
+        content, version = found
+        where = f"{self.location}/{MANIFEST_NAME}"
+        return Manifest.parse(content.decode(errors="replace"), where), version
+
+    def replace_manifest(self, manifest: Manifest) -> str | None:
+        """Publish a run, and give the id of the run before.
+
+        Raises:
+            OutputNotWritable: the store refused, or others publish all the time.
+
+        """
+        content, run_before = manifest.to_json().encode(), None
+        for _ in range(_TRIES):
+            before, version = self._read()
+            if before is not None and before.run_id == manifest.run_id:
+                return run_before  # a lost answer to our own request
+            run_before = None if before is None else before.run_id
+            if self.bucket.replace(self._manifest_key, content, version):
+                return run_before
+        msg = f"{self.location}: others publish at the same time; {_TRIES} attempts were in vain"
+        raise OutputNotWritable(msg, path=self.location, reason="contention")
+
+    def collect(self, run_id: str, before: str | None) -> None:
+        """Remove what no reader and no run needs, if this run is still the published one."""
+        runs: dict[str, list[StoredObject]] = defaultdict(list)
+        for found in self.bucket.objects(self.home):
+            if run := self._run_of(found.key):
+                runs[run].append(found)
+        manifest = self.published()
+        now = _lease_of(runs[run_id])
+        self.bucket.delete([f"{self.home}/{run_id}/{_LEASE}"])
+        if manifest is None or manifest.run_id != run_id:
+            return  # another run was published since, and collects
+        keep = {run for run, objects in runs.items() if _is_alive(objects, now)} | {run_id, before}
+        # The lease goes first, so that a run that wakes up again knows.
+        for run in runs.keys() - keep:
+            keys = sorted((o.key for o in runs[run]), key=lambda key: not key.endswith(_LEASE))
+            self.bucket.delete(keys[:1])
+            self.bucket.delete(keys[1:])
+
+        def is_left(key: str) -> bool:
+            run = self._run_of(key)
+            return run is not None and (run not in keep or run in {run_id, before})
+
+        self.bucket.abort_uploads(self.home, is_left)
+
+    def _run_of(self, key: str) -> str | None:
+        run, slash, _ = key.removeprefix(f"{self.home}/").partition("/")
+        return run if slash and _RUN_ID.fullmatch(run) else None
+
+
+class ObjectRun:
+    """The files of one run, with a lease that a thread renews while the process lives."""
+
+    def __init__(self, place: ObjectPlace, run_id: str) -> None:
+        """Take the lease, which also shows that the bucket can be written."""
+        self.run_id = run_id
+        self._place, self._bucket = place, place.bucket
+        self._home = f"{place.home}/{run_id}"
+        self._tried = self._published = False
+        self._ended = threading.Event()
+        self._renew()
+        self._renewer = threading.Thread(target=self._renew_on, name="ixflow-lease", daemon=True)
+        self._renewer.start()
+
+    def file_stem(self, chunk_id: str) -> str:
+        """Name the files of a chunk, without extension."""
+        return f"{self._place.name}_{chunk_id}_{self.run_id.rpartition('-')[2]}"
+
+    def location(self, name: str) -> str:
+        """Say where a file is."""
+        return f"{self._place.location}/{self.run_id}/{name}"
+
+    def create(self, name: str) -> ObjectFile:
+        """Begin a file."""
+        return self._bucket.create(f"{self._home}/{name}")
+
+    def remove(self, name: str) -> None:
+        """Remove a file; one that cannot be removed now goes with the run."""
+        with contextlib.suppress(OutputNotWritable):
+            self._bucket.delete([f"{self._home}/{name}"])
+
+    def publish(self, manifest: Manifest) -> str:
+        """Verify that every file is there, let the run appear, and give the manifest's place.
+
+        Raises:
+            OutputNotWritable: the store refused; what was published before still is.
+            ExecutionError: files of this run are gone, since others took it for dead.
+
+        """
+        self._verify(manifest)
+        self._tried = True
+        before = self._place.replace_manifest(manifest)
+        self._published = True
+        self._end()
+        # From here on it is published: tidying up must not make that a failure.
+        with self._left_over():
+            self._place.collect(self.run_id, before)
+        return f"{self._place.location}/{MANIFEST_NAME}"
+
+    def close(self) -> None:
+        """End the run; remove its files unless it was published, or may have been."""
+        self._end()
+        with self._left_over():
+            if self._published or (self._tried and self._is_published()):
+                return
+            self._bucket.abort_uploads(self._home, lambda _: True)
+            self._bucket.delete([found.key for found in self._bucket.objects(self._home)])
+
+    @contextlib.contextmanager
+    def _left_over(self) -> Iterator[None]:
+        """Say that something could not be tidied up, which is no reason to fail."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - also what no store should answer
+            place = self._place.location
+            _log.warning("leftovers stay in %s until the next run: %s", place, error)
+
+    def _is_published(self) -> bool:
+        manifest = self._place.published()
+        return manifest is not None and manifest.run_id == self.run_id
+
+    def _verify(self, manifest: Manifest) -> None:
+        there = {found.key: found.size for found in self._bucket.objects(self._home)}
+        wanted = {f"{self._home}/{file.name}": file.bytes for file in manifest.files}
+        missing = sorted(key for key, size in wanted.items() if there.get(key) != size)
+        if missing or f"{self._home}/{_LEASE}" not in there:
+            msg = (
+                f"{len(missing)} of the {len(wanted)} files of run {self.run_id} are not in "
+                f"{self._place.location} as they were written; nothing was published. A run that "
+                f"stands still for {STALE_AFTER} loses its files to the next one"
+            )
+            raise ExecutionError(msg, run_id=self.run_id, missing=missing, table=manifest.table)
+
+    def _renew(self) -> None:
+        self._bucket.put(f"{self._home}/{_LEASE}", b"this run is being written\n")
+
+    def _renew_on(self) -> None:
+        while not self._ended.wait(RENEW_SECONDS):
+            # One that could not be renewed is renewed the next time; `_verify` has the last word.
+            with contextlib.suppress(OutputNotWritable):
+                self._renew()
+
+    def _end(self) -> None:
+        self._ended.set()
+        self._renewer.join()
+
+
+def _lease_of(objects: list[StoredObject]) -> datetime | None:
+    return next((o.modified for o in objects if o.key.endswith(f"/{_LEASE}")), None)
+
+
+def _is_alive(objects: list[StoredObject], now: datetime | None) -> bool:
+    lease = _lease_of(objects)
+    return lease is not None and (now is None or now - lease <= STALE_AFTER)

@@ -1,0 +1,77 @@
+"""A plan's result as JSON values, so that another process can explain it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ixflow.errors import UnsupportedPlanVersion, ValidationError
+from ixflow.extraction.context import RuntimeContext, WorkerResolution
+from ixflow.extraction.cost import CostEstimate
+from ixflow.extraction.intent import ExtractionIntent
+from ixflow.extraction.plan import ExecutionPlan, PlanResult
+from ixflow.extraction.profile import SourceProfile
+from ixflow.values import TableName, TablePart
+
+__all__ = ["read_result", "result_record"]
+
+_PLAIN = ("verdict", "advisories", "worker_source", "throughput_estimate")
+
+
+def result_record(result: PlanResult) -> dict[str, Any]:
+    """Give everything of a result but the intent, whose configuration holds credentials."""
+    profile = dataclasses.asdict(result.profile)
+    # The plan has them too, with their Arrow types.
+    del profile["columns"]
+    return {
+        **{name: getattr(result, name) for name in _PLAIN},
+        "plan": result.plan.to_dict(),
+        "profile": profile,
+        "cost_estimate": _fields(result.cost_estimate),
+        "worker_resolution": _fields(result.worker_resolution),
+        "runtime_context": _fields(result.runtime_context),
+    }
+
+
+def _fields(value: Any) -> dict[str, Any] | None:
+    return None if value is None else dataclasses.asdict(value)
+
+
+def read_result(record: Mapping[str, Any], intent: ExtractionIntent) -> PlanResult:
+    """Read what `result_record` gave, for the intent it was made for.
+
+    Raises:
+        UnsupportedPlanVersion: another release has made it; plan again.
+
+    """
+    try:
+        plan = ExecutionPlan.from_dict(record["plan"])
+        cost, context = record["cost_estimate"], record["runtime_context"]
+        return PlanResult(
+            **{name: record[name] for name in _PLAIN},
+            plan=plan,
+            intent=intent,
+            profile=_profile(record["profile"], plan),
+            cost_estimate=None if cost is None else CostEstimate(**cost),
+            worker_resolution=_resolution(record["worker_resolution"]),
+            runtime_context=None if context is None else RuntimeContext(**context),
+        )
+    except UnsupportedPlanVersion:
+        raise
+    except (KeyError, TypeError, ValidationError) as error:
+        msg = f"the last plan of {intent.object_name} is of another release; call plan() again"
+        raise UnsupportedPlanVersion(msg, object_name=intent.object_name) from error
+
+
+def _profile(given: Mapping[str, Any], plan: ExecutionPlan) -> SourceProfile:
+    parts = tuple(
+        TablePart(**{**part, "table": TableName(**part["table"])}) for part in given["parts"]
+    )
+    table = TableName(**given["table"])
+    return SourceProfile(**{**given, "table": table, "parts": parts, "columns": plan.columns})
+
+
+def _resolution(given: Mapping[str, Any]) -> WorkerResolution:
+    steps = tuple((what, workers) for what, workers in given["steps"])
+    return WorkerResolution(**{**given, "steps": steps})

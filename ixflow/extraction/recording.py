@@ -1,0 +1,183 @@
+"""Telling the state about a run: before it starts, while it lives, and how it ended.
+
+The row is there before anything is read. Later a state that fails is logged and otherwise ignored:
+remembering a run must never undo what the run has published.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ixflow.errors import ExecutionError
+from ixflow.events import ChunkExtracted, Event, listen
+from ixflow.extraction.context import RuntimeContext
+from ixflow.extraction.intent import ExtractionIntent
+from ixflow.extraction.plan import ExecutionPlan
+from ixflow.extraction.processes import this_process
+from ixflow.extraction.state import State, StatePlace, now
+from ixflow.secrets import redact
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from ixflow.extraction.api import ExecutionResult
+
+__all__ = ["SECONDS_BETWEEN_SIGNS", "Origin", "Recording", "recorded"]
+
+_log = logging.getLogger("ixflow")
+
+SECONDS_BETWEEN_SIGNS = 15.0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run is known to come from, besides its plan and intent."""
+
+    runtime_context: RuntimeContext | None = None
+    replay_of: str | None = None
+    state_url: str | sa.URL | None = None
+
+
+class Recording:
+    """One run on its way into the state."""
+
+    def __init__(self, place: StatePlace, run_id: str, intent: ExtractionIntent) -> None:
+        """Take what the run is called, and whose secrets its errors may quote."""
+        self._place, self._run_id, self._intent = place, run_id, intent
+        self._tasks: dict[str, dict[str, Any]] = {}
+        self._ended = threading.Event()
+
+    def hear(self, event: Event) -> None:
+        """Keep what a task of this run has done."""
+        if isinstance(event, ChunkExtracted) and event.run_id == self._run_id:
+            self._note(event.chunk_id, "success", event)
+
+    def finished(self, result: ExecutionResult) -> None:
+        """Write that the run was published."""
+        values = {
+            "status": "success",
+            "rows_extracted": result.rows_extracted,
+            "bytes_written": result.bytes_written,
+            "effective_workers": result.effective_workers,
+            "seconds": result.duration_seconds,
+        }
+        self._end(values)
+
+    def failed(self, error: BaseException) -> None:
+        """Write that the run published nothing, and why."""
+        if isinstance(error, ExecutionError):
+            for chunk_id, text in error.fields.get("errors", {}).items():
+                self._note(chunk_id, "failed", error=text)
+        rows = sum(task["rows_extracted"] or 0 for task in self._tasks.values())
+        said = redact(f"{type(error).__name__}: {error}", *self._intent.secrets)
+        self._end({"status": "failed", "rows_extracted": rows, "error": said})
+
+    def _note(
+        self,
+        chunk_id: str,
+        status: str,
+        done: ChunkExtracted | None = None,
+        error: str | None = None,
+    ) -> None:
+        self._tasks[chunk_id] = {
+            "chunk_id": chunk_id,
+            "status": status,
+            "rows_extracted": done and done.rows,
+            "bytes_written": done and done.bytes_written,
+            "seconds": done and done.seconds,
+            "error": error,
+        }
+
+    def _end(self, values: dict[str, Any]) -> None:
+        self._ended.set()
+        done = {**values, "finished_at": now(), "seen_at": now()}
+        with self._telling("how the run ended") as state:
+            state.end_run(self._run_id, done, list(self._tasks.values()))
+
+    @contextlib.contextmanager
+    def alive(self) -> Iterator[None]:
+        """Give signs of life during the block, for readers on other machines."""
+        thread = threading.Thread(target=self._give_signs, name="ixflow-state", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join()
+
+    def _give_signs(self) -> None:
+        while not self._ended.wait(SECONDS_BETWEEN_SIGNS):
+            with self._telling("that it lives") as state:
+                state.sign_of_life(self._run_id)
+
+    @contextlib.contextmanager
+    def _telling(self, what: str) -> Iterator[State]:
+        try:
+            with self._place.open() as state:
+                yield state
+        except Exception as error:  # noqa: BLE001 - whatever the state says, the load stands
+            _log.warning("the state could not be told of %s %s: %s", self._run_id, what, error)
+
+
+@contextlib.contextmanager
+def recorded(
+    run_id: str, plan: ExecutionPlan, intent: ExtractionIntent, origin: Origin
+) -> Iterator[Recording]:
+    """Record the run of the block; the block tells the recording its result.
+
+    Raises:
+        StateUnavailable, UnsupportedState, OutputNotWritable: before the block is entered.
+
+    """
+    place = StatePlace.of(intent.output_dir, origin.state_url)
+    with place.open() as state:
+        state.begin_run(_first_values(run_id, plan, intent, origin))
+    recording = Recording(place, run_id, intent)
+    with recording.alive(), listen(recording.hear):
+        try:
+            yield recording
+        except BaseException as error:
+            recording.failed(error)
+            raise
+
+
+def _first_values(
+    run_id: str, plan: ExecutionPlan, intent: ExtractionIntent, origin: Origin
+) -> dict[str, Any]:
+    process, started = this_process(), now()
+    context = origin.runtime_context
+    return {
+        "run_id": run_id,
+        "identity": intent.identity(),
+        "object_name": intent.object_name,
+        "source_type": intent.dialect.name,
+        "source_json": json.dumps(intent.source(), ensure_ascii=False),
+        "output_dir": redact(_absolute(intent.output_dir), *intent.secrets),
+        "plan_json": json.dumps(plan.to_dict(), ensure_ascii=False),
+        "plan_fingerprint": plan.fingerprint,
+        "plan_version": plan.plan_version,
+        "runtime_context_json": context and json.dumps(dataclasses.asdict(context)),
+        "replay_of": origin.replay_of,
+        "status": "running",
+        "started_at": started,
+        "seen_at": started,
+        "machine": process.machine,
+        "pid": process.pid,
+        "process_started": process.started,
+        "workers": plan.worker_count,
+    }
+
+
+def _absolute(output_dir: str | Path) -> str:
+    """Keep the place's name true for readers that run elsewhere."""
+    if "://" in str(output_dir):
+        return str(output_dir)
+    return str(Path(output_dir).expanduser().absolute())
