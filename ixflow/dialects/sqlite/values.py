@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import sqlite3
 import math
+import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
