@@ -93,6 +93,8 @@ class _Parquet:
             schema,
             compression=compression,
             use_dictionary=repeats or False,
+            # Decimals of up to 18 digits as integers: smaller files, half the work for readers.
+            store_decimal_as_integer=True,
         )
 
     def write(self, table: pa.Table) -> None:
