@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+import psutil
 import pytest
 
 from benchmarks.harness import (
@@ -88,6 +89,8 @@ def test_a_contender_that_fails_stops_it_and_says_why(command, said):
 
 
 def test_a_server_is_its_process_and_its_children():
-    here = sum(os.times()[:4])
-    assert server_cpu_seconds(os.getpid()) == pytest.approx(here, abs=0.1)
+    # The fixtures of other tests may have left servers running as children of this process.
+    running = [child.cpu_times() for child in psutil.Process().children()]
+    here = sum(os.times()[:4]) + sum(times.user + times.system for times in running)
+    assert server_cpu_seconds(os.getpid()) == pytest.approx(here, abs=0.5)
     assert server_cpu_seconds(None) == 0.0
