@@ -84,6 +84,7 @@ def ingest_extraction(
             ready = getattr(context.resources, planner).intent(intent)
             manifest, files, filesystem = _published(ready)
             metadata = sa.MetaData()
+            _refuse_text_cursor(manifest, cursor)
             target = _table(metadata, place, manifest, primary_key)
             batches = parquet_batches(
                 files, target, cursor=cursor, overlap=overlap, filesystem=filesystem
@@ -109,6 +110,17 @@ def _published(intent: ExtractionIntent) -> tuple[Manifest, list[str], Any]:
         )
         raise ValidationError(msg, table=intent.object_name)
     return manifest, place.files(manifest), place.filesystem()
+
+
+def _refuse_text_cursor(manifest: Manifest, cursor: str) -> None:
+    """Refuse a cursor whose values were read as text: as texts '10' comes before '9'."""
+    column = next((c for c in manifest.columns if c.name == cursor), None)
+    if column is not None and column.as_text:
+        msg = (
+            f"the cursor {cursor} of {manifest.table} is {column.sql_type}, which is read as text, "
+            f"and texts do not grow as its values do; choose a column of another type"
+        )
+        raise ValidationError(msg, table=manifest.table, column=cursor)
 
 
 def _table(

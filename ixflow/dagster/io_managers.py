@@ -96,9 +96,9 @@ def _replace(
     new = table.renamed(f"_tmp_{uuid.uuid4().hex}")
     with connected(store.engine) as conn, conn.begin():
         dialect = dialect_of(conn)
-        if table.schema is not None:
-            dialect.create_schema(conn, table.schema)
         with dialect.advisory_lock(conn, f"table {table}"):
+            if table.schema is not None:
+                dialect.create_schema(conn, table.schema)
             written = frames.write(conn, new, obj, TableSpec(new.name, key))
             dialect.swap(conn, [(new, table)])
             dialect.rename_parts(conn, table, new.name)

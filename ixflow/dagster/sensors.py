@@ -98,6 +98,10 @@ def _newest(intent: ExtractionIntent, cursor: str) -> Any:
             known = ", ".join(columns)
             msg = f"the table {table} has no column {cursor!r} to be watched; it has {known}"
             raise ValidationError(msg, table=str(table), column=cursor)
+        if columns[cursor].as_text:
+            kind = columns[cursor].sql_type
+            msg = f"{table}.{cursor} is {kind}, which is read as text; texts do not grow as it does"
+            raise ValidationError(msg, table=str(table), column=cursor)
         quoted = dialect.quote(cursor)
         query = f"SELECT max({quoted}) AS {quoted} FROM {dialect.qualified(table)}"
         with dialect.reader(engine.url) as reader:

@@ -279,6 +279,18 @@ class Dialect(Names, ABC):
         not written.
         """
 
+    def resolved(self, conn: sa.Connection, table: TableName) -> TableName:
+        """Find the schema of a name without one, where names are searched for."""
+        del conn
+        return table
+
+    def lock_writers(self, conn: sa.Connection, table: TableName) -> None:
+        """Keep others from writing to a table until the transaction ends, where it is needed."""
+
+    def staged(self, columns: Sequence[Column]) -> tuple[Column, ...]:
+        """Say as which columns rows wait in a temporary table for their merge."""
+        return tuple(columns)
+
     def delete_duplicates(self, conn: sa.Connection, table: TableName, key: Sequence[str]) -> int:
         """Delete all rows of a key but the one loaded last; count the deleted ones."""
         del conn, key

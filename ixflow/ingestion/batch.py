@@ -134,7 +134,7 @@ class BatchWriter:
         if why:
             if name.schema is not None:
                 dialect.create_schema(self.conn, name.schema)
-            new = replacement.prepare(self.conn, table, delete=self._delete)
+            new = replacement.prepare(self.conn, table, delete=self._delete, upsert=self._upsert)
             counts = self._pending[str(name)]
             counts.replaced_because, counts.deleted = why, new.dropped_rows
             target = _Target(table, new.columns, new.name, new=new)
@@ -148,7 +148,8 @@ class BatchWriter:
     def _stage(self, columns: Sequence[Column]) -> TableName:
         dialect = dialect_of(self.conn)
         name = f"_ixflow_stage_{uuid.uuid4().hex[:16]}"
-        bare = [replace(column, nullable=True, key_position=None) for column in columns]
+        staged = dialect.staged(columns)
+        bare = [replace(column, nullable=True, key_position=None) for column in staged]
         dialect.create_table(self.conn, TableName(name), bare, temporary=True)
         return TableName(name, dialect.temporary_schema)
 
@@ -164,8 +165,10 @@ class BatchWriter:
         target = self._targets[table]
         name = str(declared.name_of(table))
         chosen, reader = conform(as_reader(data), target.columns, table=name)
-        place = target.stage or target.load_into
-        target.rows += dialect_of(self.conn).load(self.conn, place, chosen, reader)
+        dialect, place = dialect_of(self.conn), target.load_into
+        if target.stage is not None:
+            place, chosen = target.stage, dialect.staged(chosen)
+        target.rows += dialect.load(self.conn, place, chosen, reader)
 
     def _finish(self, target: _Target) -> None:
         dialect = dialect_of(self.conn)

@@ -8,6 +8,8 @@ watermark that are there belong together, and the next run continues behind them
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import datetime as dt
 import inspect
 import logging
@@ -101,7 +103,7 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
         max_rows=max_rows_per_table_buffer,
     )
     run = _Run(writer, before, _three_arguments(on_before_visible), log)
-    for item in batches(watermark):
+    for item in batches(copy.deepcopy(watermark)):
         run.one_batch(item)
     if not run.batches:
         with conn.begin():
@@ -143,7 +145,10 @@ class _Run:
         dialect = dialect_of(conn)
         first = name_of(writer.tables[0])
         try:
-            with conn.begin(), dialect.advisory_lock(conn, f"ingest {first}"):
+            with conn.begin(), contextlib.ExitStack() as locks:
+                # In one order for everybody, so that two ingests never wait for each other.
+                for name in sorted(str(name_of(table)) for table in writer.tables):
+                    locks.enter_context(dialect.advisory_lock(conn, f"ingest {name}"))
                 self._refuse_if_moved(dialect.comment(conn, first), first)
                 writer.write(pairs)
                 self._call_back(batch_metadata)
@@ -159,7 +164,8 @@ class _Run:
                 raise
             raise self._failed(error) from error
         writer.committed()
-        self.batches, self.watermark = self.batches + 1, value
+        # As it is stored: a tuple comes back as a list, and the caller may change its object.
+        self.batches, self.watermark = self.batches + 1, watermark_of(comment)
         rows = writer.rows_of_batch
         emit(BatchIngested(tuple(writer.counts), rows, value))
         self._log.info("batch %d of %d rows committed up to %r", self.batches, rows, value)
@@ -198,8 +204,12 @@ class _Run:
         cause = getattr(error, "orig", None) or error
         url = self._writer.conn.engine.url
         said = redact(" ".join(str(cause).split()), url.password and str(url.password))
+        lost = getattr(error, "connection_invalidated", False)
+        what = (
+            "may have been rolled back; the stored watermark tells" if lost else "was rolled back"
+        )
         msg = (
-            f"batch {self.batches + 1} into {_names(self._writer.tables)} was rolled back: {said}; "
+            f"batch {self.batches + 1} into {_names(self._writer.tables)} {what}: {said}; "
             f"{self.batches} earlier batches of this run stay"
         )
         return IngestError(msg, run_id=self.run_id, batch=self.batches + 1, cause=said)

@@ -1,9 +1,9 @@
 """Deciding whether a table must be made anew, and making it, in the batch's transaction.
 
-A replacement is a new table under a temporary name in the same schema: old rows are copied (unless
-they are to be deleted), the batch's rows come behind them, then the key and the indexes are built
-over all of it, then it takes the old one's place. Where two rows have one key, the later one wins,
-which is the upsert.
+A replacement is a new table under a temporary name in the same schema. Where no old rows stay, the
+batch's rows are loaded first and the key is built over them, which costs a third of keeping it up
+row by row; of two rows with one key the later one wins. Otherwise the old rows are copied, the key
+is built over them, and the batch is merged as into any table. Then it takes the old one's place.
 """
 
 from __future__ import annotations
@@ -56,15 +56,21 @@ def reasons(conn: sa.Connection, table: sa.Table, *, delete: bool) -> tuple[str,
     return ("existing rows are deleted", *found) if delete else found
 
 
-def prepare(conn: sa.Connection, table: sa.Table, *, delete: bool) -> Replacement:
-    """Make the new table with its key left for later, and copy the old rows that stay.
+def prepare(conn: sa.Connection, table: sa.Table, *, delete: bool, upsert: bool) -> Replacement:
+    """Make the new table, and copy the old rows that stay.
+
+    The key is left for later only where the batch's rows will be the first, and come by COPY
+    alone: only then does their place tell which of two rows was loaded last. Nobody can write to
+    the old table from here on: what others added to it would be lost with it.
 
     Raises:
         DataError: an old row does not fit the new definition.
+        LockNotAvailable: others were writing to the old table for too long.
+        ReplacementRefused: there is something else of that name, such as a view.
 
     """
     dialect = dialect_of(conn)
-    place = declared.name_of(table)
+    place = dialect.resolved(conn, declared.name_of(table))
     key = tuple(column.name for column in table.primary_key.columns)
     late = bool(key) and dialect.adds_keys
     temporary = place.renamed(f"_tmp_{uuid.uuid4().hex}")
@@ -73,13 +79,15 @@ def prepare(conn: sa.Connection, table: sa.Table, *, delete: bool) -> Replacemen
     kept = dropped = 0
     replaces = dialect.exists(conn, place)
     if replaces:
+        dialect.lock_writers(conn, place)
         total = run(conn, f"SELECT count(*) FROM {dialect.qualified(place)}").scalar_one()
         kept, dropped = (0, total) if delete else (total, 0)
     if kept:
         _copy_rows(conn, place, temporary, columns)
-    return Replacement(
-        table, place, made, columns, replaces, kept, dropped, key if late else (), []
-    )
+    new = Replacement(table, place, made, columns, replaces, kept, dropped, key if late else (), [])
+    if late and (kept or dialect.staged(columns) != columns):
+        _build_key(conn, new, upsert=upsert)
+    return new
 
 
 def _copy_rows(
@@ -116,14 +124,18 @@ def finish(conn: sa.Connection, new: Replacement, *, upsert: bool) -> int:
     Without ``upsert`` a duplicate key is an error.
     """
     dialect = dialect_of(conn)
-    removed = 0
-    if new.late_key:
-        removed = _add_key(conn, new, upsert=upsert)
-        _add_unique(conn, new)
+    removed = _build_key(conn, new, upsert=upsert) if new.late_key else 0
     if dialect.renames_indexed:
         new.index_names = declared.create_indexes(conn, new.made, new.table)
     old = new.place if new.replaces else None
     dialect.continue_sequences(conn, new.name, old)
+    return removed
+
+
+def _build_key(conn: sa.Connection, new: Replacement, *, upsert: bool) -> int:
+    removed = _add_key(conn, new, upsert=upsert)
+    _add_unique(conn, new)
+    new.late_key = ()
     return removed
 
 

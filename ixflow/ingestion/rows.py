@@ -74,7 +74,8 @@ class Router:
 
     def _wait(self, table: Any, row: Any) -> None:
         waiting = self._waiting.setdefault(table, [])
-        waiting.append(row)
+        # A generator may use one list or dict for all of its rows.
+        waiting.append(row.copy() if isinstance(row, (list, dict)) else row)
         count = len(waiting)
         if count <= _WEIGHED or count % _WEIGHED == 0:
             stands_for = 1 if count < _WEIGHED else _WEIGHED

@@ -187,9 +187,10 @@ def object_name(kind: str, table: str, columns: Sequence[str], longest: int) -> 
     """Name a key or index after its table and columns; a hash where that is too long.
 
     >>> object_name("pk", "orders", ["id"], 63)
-    'pk_orders_id'
+    'pk_orders__id'
     """
-    name = "_".join([kind, table, *columns])
+    # Two underscores, so that orders_item(id) and orders(item_id) have different names.
+    name = f"{kind}_" + "__".join([table, *columns])
     if len(name.encode()) <= longest:
         return name
     digest = uuid.uuid5(uuid.NAMESPACE_OID, name).hex[:12]

@@ -173,3 +173,18 @@ def test_a_missing_table_or_column_is_an_error_that_names_it(orders, duckdb_ware
     missing = ExtractionIntent("sqlite", dict(orders.source_config), "no_orders")
     with pytest.raises(TableNotFound, match="no_orders"):
         look(missing, duckdb_warehouse)
+
+
+def test_a_cursor_that_is_read_as_text_is_refused_by_name(fresh_postgres, warehouse, tmp_path):
+    """As texts '10' comes before '9': rows would be left behind without a word."""
+    make(
+        fresh_postgres,
+        "CREATE TABLE orders (id numeric NOT NULL PRIMARY KEY)",
+        "INSERT INTO orders VALUES (9), (10)",
+    )
+    intent = intent_for(fresh_postgres, "orders", tmp_path / "files")
+    with pytest.raises(ValidationError, match=r"orders\.id is numeric, which is read as text"):
+        look(intent, warehouse)
+    both = [ixd.extraction_asset(intent), ixd.ingest_extraction(intent, cursor="id")]
+    with pytest.raises(dg.Failure, match="the cursor id of .*orders is numeric"):
+        dg.materialize(both, resources={"warehouse": warehouse, "planner": ixd.PlannerResource()})

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import sqlalchemy as sa
 
 from ixflow.dialects.base import SourceFacts, run
 from ixflow.dialects.postgres.types import arrow_type
-from ixflow.values import Column
+from ixflow.values import Column, TableName
+
+if TYPE_CHECKING:
+    from ixflow.dialects.base import Dialect
 
 __all__ = [
     "columns",
@@ -14,6 +19,7 @@ __all__ = [
     "indexes",
     "literal",
     "regclass",
+    "resolved",
     "source_facts",
     "tables_in",
 ]
@@ -102,6 +108,17 @@ def continue_sequences(conn: sa.Connection, qualified: str, old: str | None) -> 
         value = run(conn, query).scalar_one()
         if value is not None and value > 0:
             run(conn, f"SELECT setval({literal(sequence)}, {int(value)})")
+
+
+def resolved(conn: sa.Connection, dialect: Dialect, table: TableName) -> TableName:
+    """Give a name without a schema the one it is found in, or would be created in."""
+    query = sa.text("""
+        SELECT coalesce((SELECT n.nspname FROM pg_class c JOIN pg_namespace n
+                         ON n.oid = c.relnamespace WHERE c.oid = to_regclass(:name)),
+                        current_schema())
+    """)
+    schema = conn.execute(query, {"name": dialect.qualified(table)}).scalar_one()
+    return TableName(table.name, schema)
 
 
 def regclass(conn: sa.Connection, qualified: str) -> int | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
+import pyarrow as pa
 import sqlalchemy as sa
 
 from ixflow.dialects.base import Dialect, Held, MergeCounts, SourceFacts, run
@@ -14,14 +16,11 @@ from ixflow.dialects.config import server_url
 from ixflow.dialects.connect import seconds_to_wait
 from ixflow.dialects.postgres import catalog, names, split, swap, types
 from ixflow.dialects.postgres.hold import hold_table, is_transient
-from ixflow.dialects.postgres.load import load
+from ixflow.dialects.postgres.load import is_copied, load
 from ixflow.dialects.postgres.merge import merge
 from ixflow.dialects.postgres.reader import PostgresReader, open_reader
 from ixflow.errors import UnsupportedDatabase, ValidationError
 from ixflow.values import Column, PageRange, TableName, TablePart
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["PostgresDialect"]
 
@@ -170,8 +169,29 @@ class PostgresDialect(Dialect):
         """Upsert with ON CONFLICT; rows that would not change are not written."""
         return merge(self, conn, source, target, columns, key)
 
+    def resolved(self, conn: sa.Connection, table: TableName) -> TableName:
+        """Find the schema of a name without one, as search_path finds it."""
+        return table if table.schema is not None else catalog.resolved(conn, self, table)
+
+    def lock_writers(self, conn: sa.Connection, table: TableName) -> None:
+        """Keep others from writing to a table until the transaction ends."""
+        swap.lock_writers(self, conn, table)
+
+    def staged(self, columns: Sequence[Column]) -> tuple[Column, ...]:
+        """Say how rows wait for a merge: as text where COPY cannot write the type."""
+        return tuple(
+            column
+            if is_copied(column)
+            else replace(column, sql_type="text", type=pa.string(), as_text=False)
+            for column in columns
+        )
+
     def delete_duplicates(self, conn: sa.Connection, table: TableName, key: Sequence[str]) -> int:
-        """Delete all rows of a key but the one with the greatest ctid, the order of loading."""
+        """Delete all rows of a key but the one with the greatest ctid.
+
+        That is the order of loading in a table that this transaction made and filled by COPY
+        alone; any other way of writing may fill earlier pages.
+        """
         keys = self.column_list(key)
         same = " AND ".join(f"t.{self.quote(k)} = d.{self.quote(k)}" for k in key)
         name = self.qualified(table)
@@ -239,7 +259,12 @@ class PostgresDialect(Dialect):
 
     @contextlib.contextmanager
     def advisory_lock(self, conn: sa.Connection, name: str) -> Iterator[None]:
-        """Hold a transaction-level advisory lock, keyed by the name's hash."""
+        """Hold a transaction-level advisory lock, keyed by the name's hash.
+
+        The transaction becomes READ COMMITTED, whatever the engine's default: what others
+        committed while we waited for the lock must be seen behind it. So this comes first in it.
+        """
+        run(conn, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         digest = hashlib.sha256(f"ixflow:{name}".encode()).digest()
         key = int.from_bytes(digest[:8], "big", signed=True)
         conn.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ixflow.dialects.postgres.dialect import PostgresDialect
 
-__all__ = ["load"]
+__all__ = ["is_copied", "load"]
 
 
 def load(
@@ -33,17 +33,17 @@ def load(
     reader: pa.RecordBatchReader,
 ) -> int:
     """Append the reader's rows; columns whose binary form we do not write are cast from text."""
-    if all(_is_copied(column) for column in columns):
+    if all(is_copied(column) for column in columns):
         return _copy(conn, dialect.qualified(table), columns, reader, dialect)
     stage = TableName(f"_ixflow_text_{uuid.uuid4().hex}", "pg_temp")
-    staged = [c if _is_copied(c) else replace(c, sql_type="text") for c in columns]
+    staged = [c if is_copied(c) else replace(c, sql_type="text") for c in columns]
     bare = [replace(c, nullable=True, key_position=None) for c in staged]
     lines = ", ".join(f"{dialect.quote(c.name)} {c.sql_type}" for c in bare)
     run(conn, f"CREATE TEMPORARY TABLE {dialect.quote(stage.name)} ({lines}) ON COMMIT DROP")
     rows = _copy(conn, dialect.qualified(stage), staged, reader, dialect)
     names = dialect.column_list(c.name for c in columns)
     values = ", ".join(
-        dialect.quote(c.name) if _is_copied(c) else f"{dialect.quote(c.name)}::{c.sql_type}"
+        dialect.quote(c.name) if is_copied(c) else f"{dialect.quote(c.name)}::{c.sql_type}"
         for c in columns
     )
     # In the order of loading, so that the last of two rows with one key stays the last.
@@ -59,7 +59,8 @@ def load(
     return rows
 
 
-def _is_copied(column: Column) -> bool:
+def is_copied(column: Column) -> bool:
+    """Say whether ixflow writes the binary form of the column's type."""
     return not column.as_text and base_type(column.sql_type) in COPIED
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from ixflow.dialects.base import MergeCounts, run
+from ixflow.dialects.postgres.load import is_copied
 from ixflow.dialects.postgres.refusals import state_of
+from ixflow.dialects.postgres.types import base_type
 from ixflow.values import Column, TableName
 
 if TYPE_CHECKING:
@@ -54,12 +56,19 @@ def _statement(
     quote = dialect.quote
     names = dialect.column_list(c.name for c in columns)
     keys = dialect.column_list(key)
-    rows = f"SELECT {names} FROM {dialect.qualified(source)}"
+    # Values of types that COPY cannot write wait as text.
+    value = {
+        c.name: quote(c.name) if is_copied(c) else f"{quote(c.name)}::{c.sql_type}" for c in columns
+    }
+    values = ", ".join(value.values())
+    rows = f"SELECT {values} FROM {dialect.qualified(source)}"
     if distinct:
-        # The last loaded row of a key wins; ctid is the order of loading.
+        # The last loaded row of a key wins. The source was made in this transaction and filled by
+        # COPY alone, which appends: so ctid is the order of loading.
+        same = ", ".join(value[name] for name in key)
         rows = (
-            f"SELECT DISTINCT ON ({keys}) {names} FROM {dialect.qualified(source)} "
-            f"ORDER BY {keys}, ctid DESC"
+            f"SELECT DISTINCT ON ({same}) {values} FROM {dialect.qualified(source)} "
+            f"ORDER BY {same}, ctid DESC"
         )
     others = [c for c in columns if c.name not in key]
     if others:
@@ -79,9 +88,16 @@ def _statement(
     )
 
 
-# Types without an equality operator are compared by what they look like.
-_NO_EQUALITY = ("json", "xml", "point", "polygon", "path", "box", "line", "circle")
+# Equal is not the same for these: 1.0 and 1.00, '30 days' and '1 month', and texts under a
+# collation that ignores case. Others, such as json, have no equality at all.
+_BY_TEXT = ("json", "jsonb")
 
 
 def _comparable(quoted: str, column: Column) -> str:
-    return f"{quoted}::text" if column.sql_type in _NO_EQUALITY else quoted
+    if column.as_text or column.sql_type in _BY_TEXT:
+        return f'{quoted}::text COLLATE "C"'
+    return f'{quoted} COLLATE "C"' if _is_text(column) else quoted
+
+
+def _is_text(column: Column) -> bool:
+    return base_type(column.sql_type) in ("text", "character varying", "character")

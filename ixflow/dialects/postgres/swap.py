@@ -11,7 +11,7 @@ server looks for deadlocks after one second).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -32,7 +32,7 @@ from ixflow.values import TableName
 if TYPE_CHECKING:
     from ixflow.dialects.postgres.dialect import PostgresDialect
 
-__all__ = ["swap"]
+__all__ = ["lock_writers", "swap"]
 
 _LOCK_WAIT = "400ms"
 _PAUSE_SECONDS = 0.1
@@ -51,16 +51,43 @@ def swap(
     timeout_seconds: float = 60,
 ) -> None:
     """Replace tables, keeping grants, owner, comments and dependent views of each."""
+    names = [place for _, place in moves] + list(drops)
+    _until_locked(conn, lambda: _swap_once(dialect, conn, moves, drops), names, timeout_seconds)
+
+
+def lock_writers(
+    dialect: PostgresDialect,
+    conn: sa.Connection,
+    table: TableName,
+    *,
+    timeout_seconds: float = 60,
+) -> None:
+    """Keep others from writing to a table until the transaction ends; reading stays possible."""
+    statement = f"LOCK TABLE {dialect.qualified(table)} IN SHARE ROW EXCLUSIVE MODE"
+
+    def lock() -> None:
+        refuse_other_kinds(conn, {table: regclass(conn, dialect.qualified(table))})
+        run(conn, statement)
+
+    _until_locked(conn, lock, [table], timeout_seconds)
+
+
+def _until_locked(
+    conn: sa.Connection,
+    work: Callable[[], None],
+    names: Sequence[TableName],
+    timeout_seconds: float,
+) -> None:
+    """Do work that takes locks in a savepoint, again and again until they were free."""
     deadline = time.monotonic() + timeout_seconds
     old_timeout = str(conn.execute(sa.text("SHOW lock_timeout")).scalar_one())
     while True:
         try:
             with conn.begin_nested():
                 run(conn, f"SET LOCAL lock_timeout = '{_LOCK_WAIT}'")
-                _swap_once(dialect, conn, moves, drops)
+                work()
                 run(conn, f"SET LOCAL lock_timeout = '{old_timeout}'")
         except sa.exc.DBAPIError as error:
-            names = [place for _, place in moves] + list(drops)
             _raise_unless_locked(error, names)
             if time.monotonic() >= deadline:
                 raise _not_locked(conn, names, timeout_seconds) from error
@@ -107,10 +134,12 @@ def _swap_once(
 ) -> None:
     places = [place for _, place in moves]
     oids = {place: regclass(conn, dialect.qualified(place)) for place in [*places, *drops]}
+    refuse_other_kinds(conn, oids)
     existing = [oid for oid in oids.values() if oid is not None]
     views = dependent_views(conn, existing)
     _lock(dialect, conn, views, [place for place, oid in oids.items() if oid is not None])
     refuse_unkeepable(conn, existing, views)
+    _refuse_lost_constraints(dialect, conn, moves, oids)
     kept = {place: attachments(conn, oid) for place, oid in oids.items() if oid is not None}
     _drop_old(dialect, conn, views, list(kept), kept)
     for new, place in moves:
@@ -118,6 +147,45 @@ def _swap_once(
         if place in kept:
             restore(conn, dialect.qualified(place), kept[place])
     recreate(conn, views)
+
+
+def refuse_other_kinds(conn: sa.Connection, places: Mapping[TableName, int | None]) -> None:
+    """Refuse to put a table where a view, a foreign table or anything else of that name is."""
+    query = sa.text("""SELECT CASE relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
+                       WHEN 'f' THEN 'foreign table' ELSE 'relation that is not a table' END
+                       FROM pg_class WHERE oid = :oid AND relkind NOT IN ('r', 'p')""")
+    for place, oid in places.items():
+        kind = None if oid is None else conn.execute(query, {"oid": oid}).scalar()
+        if kind is not None:
+            msg = f"{place} is a {kind}, which is not replaced by a table; rename or drop it first"
+            raise ReplacementRefused(msg, objects=[str(place)])
+
+
+_LOST_CONSTRAINTS = sa.text("""
+    SELECT format('%I: %s', k.conname, pg_get_constraintdef(k.oid)) FROM pg_constraint k
+    WHERE k.conrelid = :old AND k.contype IN ('c', 'f', 'x') AND NOT EXISTS (
+        SELECT 1 FROM pg_constraint n WHERE n.conrelid = :new
+        AND pg_get_constraintdef(n.oid) = pg_get_constraintdef(k.oid))
+""")
+
+
+def _refuse_lost_constraints(
+    dialect: PostgresDialect,
+    conn: sa.Connection,
+    moves: Sequence[tuple[TableName, TableName]],
+    oids: Mapping[TableName, int | None],
+) -> None:
+    """Refuse to lose checks, exclusions and foreign keys that the new table does not have."""
+    for new, place in moves:
+        oid = oids[place]
+        if oid is None:
+            continue
+        both = {"old": oid, "new": regclass(conn, dialect.qualified(new))}
+        found = sorted(conn.execute(_LOST_CONSTRAINTS, both).scalars())
+        if found:
+            lost = "; ".join(found)
+            msg = f"{place} is not replaced, because it would lose {lost}; drop these first"
+            raise ReplacementRefused(msg, objects=found)
 
 
 def _lock(
