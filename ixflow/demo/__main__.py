@@ -62,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not definitions.exists():
         print(f"{definitions} is not there: run the demo in a checkout of ixflow", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    # A script's `make demo &` starts us with SIGINT ignored, and our children would inherit that.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         return _demo(options)
     except KeyboardInterrupt:

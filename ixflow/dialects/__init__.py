@@ -16,6 +16,7 @@ from ixflow.dialects.base import (
     SourceFacts,
     run,
 )
+from ixflow.dialects.config import parsed_url
 from ixflow.dialects.connect import connected, patience, unavailable
 from ixflow.errors import UnsupportedDatabase
 
@@ -68,4 +69,4 @@ def dialect_of(what: sa.Connection | sa.Engine | sa.URL | str) -> Dialect:
     """Give the dialect of a connection, an engine or a URL."""
     if isinstance(what, (sa.Connection, sa.Engine)):
         return dialect_named(what.dialect.name)
-    return dialect_named(sa.make_url(what).get_backend_name())
+    return dialect_named(parsed_url(what).get_backend_name())

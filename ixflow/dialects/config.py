@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from ixflow.errors import ValidationError
 
-__all__ = ["file_url", "server_url"]
+__all__ = ["file_url", "parsed_url", "server_url"]
 
 _SERVER_KEYS = frozenset({"host", "port", "database", "user", "password", "connection_string"})
 
@@ -78,12 +78,31 @@ def _port(value: Any, default: int) -> int:
     return port
 
 
-def _from_string(text: str, driver: str) -> sa.URL:
+def parsed_url(text: str | sa.URL, what: str = "the database URL") -> sa.URL:
+    """Parse a URL; where that fails, say so without a word of it, since it may hold a password.
+
+    Raises:
+        ValidationError: it is not a URL, or its password holds an ``@`` that is not escaped.
+
+    >>> parsed_url("duckdb:///warehouse.duckdb").database
+    'warehouse.duckdb'
+    """
     try:
         url = sa.make_url(text)
-    except sa.exc.ArgumentError:
-        msg = "source_config['connection_string'] is not a URL like postgresql://user@host/database"
-        raise ValidationError(msg, key="connection_string") from None
+    except (sa.exc.ArgumentError, ValueError):
+        msg = (
+            f"{what} is not a URL like postgresql://user:password@host:5432/database; "
+            f"in user and password write @ as %40, : as %3A and / as %2F"
+        )
+        raise ValidationError(msg, argument=what) from None
+    if "@" in (url.host or ""):
+        msg = f"{what} has an @ in its password; write it as %40"
+        raise ValidationError(msg, argument=what)
+    return url
+
+
+def _from_string(text: str, driver: str) -> sa.URL:
+    url = parsed_url(text, "source_config['connection_string']")
     if url.get_backend_name() != driver.split("+", maxsplit=1)[0]:
         msg = f"connection_string is for {url.get_backend_name()}, the source_type is for {driver}"
         raise ValidationError(msg, key="connection_string")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from ixflow.errors import DuplicateNameError, IxflowError, TaskError
+from ixflow.errors import DuplicateNameError, FlowError, IxflowError, TaskError
 from ixflow.events import TaskFinished, emit
 from ixflow.pipeline.cache import task_key
 from ixflow.pipeline.containers import ExternalTableReference, Table, table_from_form
@@ -169,6 +169,7 @@ class StageExecution:
             return self._stored(task, held, TaskState.RESUMED, start)
         returned = self._called(task, arguments)
         self.transaction.begin()
+        self._refuse_forgotten_return(task, returned)
         outputs = outputs_of(task, key, returned, self.transaction.schema)
         for table in outputs.external:
             self.transaction.check_external(table)
@@ -178,6 +179,17 @@ class StageExecution:
         self.transaction.write(result, outputs.writes, data_version=key if versioned else None)
         seconds = time.monotonic() - start
         return Outcome(task, outputs.value, result, TaskState.COMPLETED, seconds)
+
+    def _refuse_forgotten_return(self, task: Task, returned: Any) -> None:
+        """Keep a task that forgot its `return` from taking its published table away."""
+        known = self.transaction.published.tables
+        gone = [n for n in task.output_names if n in known and known[n].task == task.name]
+        if returned is None and gone:
+            msg = (
+                f"task {task.stage.name}.{task.name} returned None, but made the table {gone[0]} "
+                f"before; return a Table, or declare @materialize(outputs=[])"
+            )
+            raise FlowError(msg, stage=task.stage.name, task=task.name)
 
     def _stored(self, task: Task, found: StoredResult, state: TaskState, start: float) -> Outcome:
         self._register(task, found.task_key, found.tables)

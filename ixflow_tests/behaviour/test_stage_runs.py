@@ -699,3 +699,17 @@ def test_an_audit_of_an_unknown_table_is_named(store, counted):
     audit(stage)(lambda a, nothing: a is nothing)
     with pytest.raises(StageError, match="asks for nothing; the stage has a"):
         run_stage(stage, store)
+
+
+def test_a_task_that_forgets_its_return_does_not_take_its_table_away(store):
+    def kept(*, returns: bool) -> Any:
+        @materialize(name="kept")
+        def task() -> Any:
+            return Table(pa.table({"id": [1]})) if returns else None
+
+        return task
+
+    run_stage(one_stage(kept(returns=True)), store)
+    with pytest.raises((FlowError, TaskError), match="kept returned None"):
+        run_stage(one_stage(kept(returns=False)), store)
+    assert rows(store, "staging", "kept") == [{"id": 1}]

@@ -186,5 +186,5 @@ def test_a_cursor_that_is_read_as_text_is_refused_by_name(fresh_postgres, wareho
     with pytest.raises(ValidationError, match=r"orders\.id is numeric, which is read as text"):
         look(intent, warehouse)
     both = [ixd.extraction_asset(intent), ixd.ingest_extraction(intent, cursor="id")]
-    with pytest.raises(dg.Failure, match="the cursor id of .*orders is numeric"):
+    with pytest.raises(dg.Failure, match=r"the cursor id of .*orders is numeric"):
         dg.materialize(both, resources={"warehouse": warehouse, "planner": ixd.PlannerResource()})

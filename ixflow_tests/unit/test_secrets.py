@@ -9,6 +9,9 @@ import sqlalchemy as sa
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from ixflow.dialects import dialect_of
+from ixflow.errors import ValidationError
+from ixflow.extraction.intent import ExtractionIntent
 from ixflow.secrets import masked, redact, redact_url, secrets_of
 
 ODD = ["p@ss:w/rd", "a b", "ü%40", "x'y\"z", "back\\slash", "://", "@", "#?&=", "*****"]
@@ -99,3 +102,17 @@ def test_secret_parameters_of_a_url_are_hidden():
 
 def test_none_and_empty_secrets_change_nothing():
     assert redact("plain", None, "") == "plain"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://etl:hun@ter2@db/shop", "postgresql://etl:hunter2@db:port/shop", "hunter2"],
+    ids=["unescaped @", "bad port", "no URL"],
+)
+def test_a_url_that_cannot_be_parsed_is_refused_without_a_word_of_it(url):
+    with pytest.raises(ValidationError) as caught:
+        dialect_of(url)
+    assert "ter2" not in str(caught.value)
+    with pytest.raises(ValidationError) as caught:
+        ExtractionIntent("postgresql", {"connection_string": url}, "orders")
+    assert "ter2" not in str(caught.value)
