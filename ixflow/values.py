@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Column", "PageRange", "TableName", "TablePart", "new_run_id"]
+__all__ = ["Column", "KeyRange", "PageRange", "TableName", "TablePart", "new_run_id"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -85,6 +85,34 @@ class Column:
 
 PageRange = tuple[int, int | None]
 """The first page of a range, and the first page after it (None: to the end)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRange:
+    """The rows whose key lies from ``low`` (included) to ``high`` (excluded), as the server orders.
+
+    ``columns`` and ``types`` (the database's own spelling) name the key's columns, most significant
+    first; a bound has a text for each of them, None is open-ended. ``nulls`` means instead the rows
+    whose first column is NULL, which no comparison finds; the other columns must not have any.
+
+    >>> str(KeyRange(("id",), ("bigint",), low=("10",), high=None))
+    'id from 10'
+    """
+
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    low: tuple[str, ...] | None = None
+    high: tuple[str, ...] | None = None
+    nulls: bool = False
+
+    def __str__(self) -> str:
+        """Show the range the way people say it."""
+        if self.nulls:
+            return f"{self.columns[0]} is NULL"
+        name = ", ".join(self.columns)
+        low = "" if self.low is None else f" from {', '.join(self.low)}"
+        high = "" if self.high is None else f" before {', '.join(self.high)}"
+        return f"{name}{low}{high}" if low or high else f"every {name}"
 
 
 @dataclass(frozen=True, slots=True)

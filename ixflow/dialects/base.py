@@ -8,6 +8,7 @@ transaction. Writing methods take a SQLAlchemy connection that is in a transacti
 from __future__ import annotations
 
 import contextlib
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,15 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ixflow.dialects.connect import connected
 from ixflow.dialects.facts import Cancellable, Held, MergeCounts, Reader, SourceFacts, run
-from ixflow.dialects.names import Names
+from ixflow.dialects.selects import Selects
 from ixflow.errors import (
     SourceUnavailable,
     TableNotFound,
     UnsupportedDatabase,
     UnsupportedType,
-    ValidationError,
 )
-from ixflow.values import Column, PageRange, TableName, TablePart
+from ixflow.values import Column, TableName, TablePart
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Cancellable", "Dialect", "Held", "MergeCounts", "Reader", "SourceFacts", "run"]
 
 
-class Dialect(Names, ABC):
+class Dialect(Selects, ABC):
     """One kind of database."""
 
     name: ClassVar[str]
@@ -72,22 +72,22 @@ class Dialect(Names, ABC):
         """Open a connection that reads one snapshot: the given one, or its own."""
 
     @contextlib.contextmanager
-    def hold(self, url: sa.URL, table: TableName) -> Iterator[Held]:
-        """Hold a table still on a connection of its own, as far as this database can.
+    def hold(self, url: sa.URL, tables: Sequence[TableName], *, workers: int = 1) -> Iterator[Held]:
+        """Hold tables still on a connection of its own, as far as this database can.
 
-        Where `shares_snapshot`, the table keeps its definition and its pages for the block, and
-        the yielded snapshot is the one that every `reader` should import.
+        Where `shares_snapshot`, the tables keep their definition and their pages for the block, and
+        all readers that `Held.open_reader` opens, up to ``workers`` at a time, read one moment.
 
         Raises:
             SourceUnavailable: the database cannot be reached or refuses us.
             LockNotAvailable: another session is changing the table's definition.
 
         """
-        del table
+        del tables, workers
         engine = self.read_engine(url)
         try:
             with connected(engine) as conn:
-                yield Held(conn, None)
+                yield Held(conn, None, functools.partial(self.reader, url))
         finally:
             engine.dispose()
 
@@ -183,36 +183,6 @@ class Dialect(Names, ABC):
         """Make the error for an Arrow type without a column type."""
         msg = f"{self.name} has no column type that holds Arrow's {type_} exactly; cast it first"
         return UnsupportedType(msg, type=str(type_), database=self.name)
-
-    # -- reading --------------------------------------------------------------------------------
-
-    def select(self, table: TableName, columns: Sequence[Column], where: str | None = None) -> str:
-        """Write the query that reads these columns, each in a form that Arrow holds exactly."""
-        return self.select_from(self.qualified(table), columns, where)
-
-    def select_part(
-        self, part: TablePart, columns: Sequence[Column], pages: PageRange | None = None
-    ) -> str:
-        """Write the query that reads a part of a table, or a range of its pages."""
-        if pages is not None:
-            msg = f"{self.name} cannot read a range of pages of {part.table}"
-            raise ValidationError(msg, table=str(part.table))
-        return self.select(part.table, columns)
-
-    def select_from(self, relation: str, columns: Sequence[Column], where: str | None) -> str:
-        """Write the query that reads these columns of a relation that is quoted already."""
-        items = ", ".join(self.select_item(column) for column in columns) or "NULL"
-        query = f"SELECT {items} FROM {relation}"
-        return f"{query} WHERE {where}" if where else query
-
-    def select_item(self, column: Column) -> str:
-        """Write one column of a select list; text where Arrow has no exact type."""
-        quoted = self.quote(column.name)
-        return f"CAST({quoted} AS {self.text_type()}) AS {quoted}" if column.as_text else quoted
-
-    def text_type(self) -> str:
-        """Name the unbounded text type."""
-        return "text"
 
     def check_ingests(self, conn: sa.Connection) -> None:
         """See that rows and watermark can be written in one transaction on this connection.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -56,10 +57,17 @@ class SourceFacts:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A connection, and the id of the snapshot it holds open for others (None: it cannot)."""
+    """A connection that looks at the tables, and the way to open readers of their rows.
+
+    ``snapshot`` is the database's id of the moment that every reader reads, held open by the
+    connection; None: each reader has a moment of its own, as a rule. ``shared`` says that a reader
+    which is lost can be replaced by one that reads the same moment.
+    """
 
     conn: sa.Connection
     snapshot: str | None
+    open_reader: Callable[[], AbstractContextManager[Reader]]
+    shared: bool = False
 
 
 class Reader(Protocol):

@@ -14,9 +14,8 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from ixflow.dialects import Cancellable, Dialect, Reader
+from ixflow.dialects import Cancellable, Dialect, Held, Reader
 from ixflow.dialects.types import arrow_schema
 from ixflow.errors import DataError, SnapshotUnavailable
 from ixflow.events import ChunkExtracted, emit
@@ -24,9 +23,6 @@ from ixflow.extraction.manifest import FileRecord
 from ixflow.extraction.output import Run
 from ixflow.extraction.plan import ExecutionPlan, ExtractionTask
 from ixflow.extraction.writer import ChunkWriter, FileFormat
-
-if TYPE_CHECKING:
-    import sqlalchemy as sa
 
 __all__ = ["Outcome", "TaskRun"]
 
@@ -57,12 +53,11 @@ class TaskRun:
         self,
         plan: ExecutionPlan,
         dialect: Dialect,
-        url: sa.URL,
-        snapshot: str | None,
+        held: Held,
         directory: Run,
     ) -> None:
         """Take everything a task needs; nothing is opened yet."""
-        self.plan, self.dialect, self.url, self.snapshot = plan, dialect, url, snapshot
+        self.plan, self.dialect, self.held = plan, dialect, held
         self.directory = directory
         self.outcomes: list[Outcome] = []
         self.errors: dict[str, Exception] = {}
@@ -135,13 +130,14 @@ class TaskRun:
 
     def _read(self, task: ExtractionTask, reader: Reader) -> Outcome:
         started = time.perf_counter()
-        sql = self.dialect.select_part(task.part, self.plan.columns, task.pages)
+        columns = self.plan.columns
+        sql = self.dialect.select_part(task.part, columns, pages=task.pages, keys=task.keys)
         file_format: FileFormat = "csv" if self.plan.output_format == "csv" else "parquet"
         chunk = ChunkWriter(
             self.directory, task.chunk_id, self._schema, file_format, self.plan.compression
         )
         try:
-            with reader.read(sql, self.plan.columns) as batches:
+            with reader.read(sql, columns) as batches:
                 for batch in batches:
                     self._check_stopped()
                     chunk.write(batch)
@@ -163,7 +159,7 @@ class TaskRun:
         """Only a broken connection is worth it, and only if the rows of one snapshot remain so."""
         if isinstance(error, (DataError, SnapshotUnavailable)):
             return False
-        same_rows = self.snapshot is not None or len(self.plan.tasks) == 1
+        same_rows = self.held.shared or len(self.plan.tasks) == 1
         return same_rows and self.dialect.is_transient(error)
 
     def _end(self) -> None:
@@ -186,8 +182,7 @@ class _Session:
     def reader(self) -> Reader:
         """Give the open reader, or open one."""
         if self._reader is None:
-            opening = self._run.dialect.reader(self._run.url, snapshot=self._run.snapshot)
-            reader = self._stack.enter_context(opening)
+            reader = self._stack.enter_context(self._run.held.open_reader())
             with self._lock:
                 self._reader = reader
         return self._reader

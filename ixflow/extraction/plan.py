@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ixflow.dialects.types import arrow_schema
 from ixflow.errors import UnsupportedPlanVersion, ValidationError
-from ixflow.values import Column, PageRange, TableName, TablePart
+from ixflow.values import Column, KeyRange, PageRange, TableName, TablePart
 
 if TYPE_CHECKING:
     from ixflow.extraction.context import RuntimeContext, WorkerResolution
@@ -29,6 +29,10 @@ __all__ = ["PLAN_VERSION", "Consistency", "ExecutionPlan", "ExtractionTask", "Pl
 
 PLAN_VERSION = "2.0"
 
+# Fields that plans of version 2.0 did not have at first. Where they say nothing they are left out
+# of the fingerprint, so that a stored plan keeps the one it was stored with.
+_ADDED = {"keys"}
+
 Consistency = Literal["one snapshot", "per connection"]
 
 
@@ -39,11 +43,14 @@ class ExtractionTask:
     chunk_id: str
     part: TablePart
     pages: PageRange | None = None
+    keys: KeyRange | None = None
     estimated_rows: int = -1
     estimated_bytes: int = 0
 
     def __str__(self) -> str:
         """Say what the task reads."""
+        if self.keys is not None:
+            return f"{self.chunk_id}: {self.part.table}, {self.keys}"
         if self.pages is None:
             return f"{self.chunk_id}: {self.part.table}"
         first, end = self.pages
@@ -93,6 +100,10 @@ class ExecutionPlan:
         for task in decided["tasks"]:
             del task["estimated_rows"], task["estimated_bytes"]
             del task["part"]["rows"], task["part"]["size_bytes"]
+        for made in (decided, *decided["tasks"]):
+            for name in _ADDED & set(made):
+                if not made[name]:
+                    del made[name]
         canonical = json.dumps(decided, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -136,7 +147,13 @@ def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
 def _task(given: Mapping[str, Any]) -> ExtractionTask:
     part = TablePart(**{**given["part"], "table": TableName(**given["part"]["table"])})
     pages = None if given["pages"] is None else (given["pages"][0], given["pages"][1])
-    return ExtractionTask(**{**given, "part": part, "pages": pages})
+    keys = _key_range(given["keys"]) if given.get("keys") else None
+    return ExtractionTask(**{**given, "part": part, "pages": pages, "keys": keys})
+
+
+def _key_range(given: Mapping[str, Any]) -> KeyRange:
+    lists = {name: value for name, value in given.items() if isinstance(value, list)}
+    return KeyRange(**{**given, **{name: tuple(value) for name, value in lists.items()}})
 
 
 @dataclass(frozen=True)

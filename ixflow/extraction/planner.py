@@ -128,7 +128,7 @@ def _pieces(part: TablePart, draft: Draft, facts: Facts) -> Iterator[ExtractionT
 
 
 def _whole(part: TablePart) -> Iterator[ExtractionTask]:
-    yield ExtractionTask("", part, None, part.rows, part.size_bytes)
+    yield ExtractionTask("", part, estimated_rows=part.rows, estimated_bytes=part.size_bytes)
 
 
 def _ranges(part: TablePart, draft: Draft, facts: Facts) -> Iterator[ExtractionTask]:
@@ -139,10 +139,11 @@ def _ranges(part: TablePart, draft: Draft, facts: Facts) -> Iterator[ExtractionT
     rows = -1 if part.rows < 0 else part.rows // count
     bounds = [pages * number // count for number in range(count)]
     # The last range has no end: pages that are added after the plan belong to it.
+    size = part.size_bytes // count
     for first, end in zip_longest(bounds, bounds[1:]):
         whole = first == 0 and end is None
-        size = part.size_bytes // count
-        yield ExtractionTask("", part, None if whole else (first, end), rows, size)
+        piece = None if whole else (first, end)
+        yield ExtractionTask("", part, piece, estimated_rows=rows, estimated_bytes=size)
 
 
 def drop_idle_workers(draft: Draft, facts: Facts) -> Draft:

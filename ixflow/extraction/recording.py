@@ -28,7 +28,7 @@ from ixflow.secrets import redact
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from ixflow.extraction.api import ExecutionResult
+    from ixflow.extraction.run import ExecutionResult
 
 __all__ = ["SECONDS_BETWEEN_SIGNS", "Origin", "Recording", "recorded"]
 

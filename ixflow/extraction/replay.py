@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ixflow.errors import PlanCorruptionError, UnsupportedPlanVersion, ValidationError
-from ixflow.extraction.api import ExecutionResult, run_plan
 from ixflow.extraction.history import find_row
 from ixflow.extraction.intent import ExtractionIntent
 from ixflow.extraction.plan import PLAN_VERSION, ExecutionPlan
 from ixflow.extraction.recording import Origin
+from ixflow.extraction.run import ExecutionResult, run_plan
 from ixflow.extraction.state import StatePlace
 
 if TYPE_CHECKING:

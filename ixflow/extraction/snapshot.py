@@ -27,7 +27,7 @@ def held_snapshot(dialect: Dialect, url: sa.URL, plan: ExecutionPlan) -> Iterato
 
     """
     with contextlib.ExitStack() as stack:
-        held = stack.enter_context(dialect.hold(url, plan.table))
+        held = stack.enter_context(dialect.hold(url, [plan.table], workers=plan.worker_count))
         _verify_columns(plan, dialect.columns(held.conn, plan.table))
         if held.snapshot is None:
             stack.close()

@@ -39,13 +39,17 @@ def storm(engine: sa.Engine, stop: threading.Event) -> int:
     moves = 0
     with engine.connect() as conn:
         while not stop.is_set():
-            with conn.begin():
-                run(
+            with conn.begin() as transaction:
+                moved = run(
                     conn,
                     "WITH pair AS (SELECT (random() * 9999)::int + 1 AS a, "
                     "(random() * 9998)::int + 10001 AS b) UPDATE accounts SET balance = balance + "
                     "CASE id WHEN a THEN -1 ELSE 1 END FROM pair WHERE id IN (a, b)",
                 )
+                if moved.rowcount != 2:
+                    # The other writer has just replaced one of the two accounts.
+                    transaction.rollback()
+                    continue
                 run(
                     conn,
                     "WITH gone AS (DELETE FROM accounts WHERE id = (random() * 19999)::int + 1 "

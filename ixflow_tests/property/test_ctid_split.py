@@ -86,7 +86,9 @@ def test_any_cuts_of_a_real_table_give_each_row_once(fresh_postgres, rows, width
         bounds = [0, *sorted(cuts), None]
         found: list[int] = []
         for first, end in itertools.pairwise(bounds):
-            sql = DIALECT.select_part(whole, DIALECT.columns(conn, name)[:1], (first or 0, end))
+            sql = DIALECT.select_part(
+                whole, DIALECT.columns(conn, name)[:1], pages=(first or 0, end)
+            )
             found += run(conn, sql).scalars().all()
         assert sorted(found) == run(conn, f"SELECT id FROM {name} ORDER BY 1").scalars().all()
 
@@ -101,7 +103,7 @@ def test_a_range_is_read_by_a_tid_range_scan(fresh_postgres):
         (whole,) = DIALECT.parts(conn, TableName("t"))
         columns = DIALECT.columns(conn, TableName("t"))
         for pages in ((0, 10), (10, 20), (20, None)):
-            sql = DIALECT.select_part(whole, columns, pages)
+            sql = DIALECT.select_part(whole, columns, pages=pages)
             said = "\n".join(run(conn, f"EXPLAIN {sql}").scalars())
             assert "Tid Range Scan" in said
             assert "Seq Scan" not in said
@@ -110,4 +112,4 @@ def test_a_range_is_read_by_a_tid_range_scan(fresh_postgres):
 def test_only_a_table_with_pages_can_be_read_by_pages():
     sqlite = dialect_named("sqlite")
     with pytest.raises(ValueError, match="range of pages"):
-        sqlite.select_part(TablePart(TableName("t")), (), (0, 1))
+        sqlite.select_part(TablePart(TableName("t")), (), pages=(0, 1))

@@ -10,6 +10,7 @@ import time
 import pyarrow as pa
 import pytest
 
+from ixflow.dialects import Held
 from ixflow.errors import SnapshotUnavailable, ValueDoesNotFit
 from ixflow.extraction import executor
 from ixflow.extraction.executor import TaskRun
@@ -33,13 +34,11 @@ class FakeDialect:
         self.asked: list[str] = []
 
     @contextlib.contextmanager
-    def reader(self, url, *, snapshot):
-        del url
-        assert snapshot == "the snapshot"
+    def reader(self):
         self.opened += 1
         yield FakeReader(self)
 
-    def select_part(self, part, columns, pages):
+    def select_part(self, part, columns, **ranges):
         return part.table.name
 
     def is_transient(self, error):
@@ -78,7 +77,8 @@ def run(tmp_path, monkeypatch):
             example_plan(), tasks=tasks, columns=(COLUMN,), worker_count=workers
         )
         with OutputPlace(tmp_path, "t").new_run("ix-1") as directory:
-            made = TaskRun(plan, dialect, None, "the snapshot", directory)  # type: ignore[arg-type] # a stand-in
+            held = Held(None, "the snapshot", dialect.reader, shared=True)  # type: ignore[arg-type] # stand-ins
+            made = TaskRun(plan, dialect, held, directory)  # type: ignore[arg-type] # a stand-in
             made.run()
             return made
 

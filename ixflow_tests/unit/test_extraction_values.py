@@ -40,8 +40,8 @@ def example_plan() -> ExecutionPlan:
         ),
         strategy="page_ranges",
         tasks=(
-            ExtractionTask("001", part, (0, 5), 2, 3),
-            ExtractionTask("002", part, (5, None), 2, 3),
+            ExtractionTask("001", part, (0, 5), None, 2, 3),
+            ExtractionTask("002", part, (5, None), None, 2, 3),
         ),
         worker_count=2,
         consistency="one snapshot",

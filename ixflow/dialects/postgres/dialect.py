@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from ixflow.dialects.base import Dialect, Held, MergeCounts, SourceFacts, run
 from ixflow.dialects.config import server_url
 from ixflow.dialects.connect import seconds_to_wait
 from ixflow.dialects.postgres import catalog, names, split, swap, types
-from ixflow.dialects.postgres.hold import hold_table, is_transient
+from ixflow.dialects.postgres.hold import hold_tables, is_transient
 from ixflow.dialects.postgres.load import is_copied, load
 from ixflow.dialects.postgres.merge import merge
 from ixflow.dialects.postgres.reader import PostgresReader, open_reader
@@ -59,12 +60,14 @@ class PostgresDialect(Dialect):
             yield reader
 
     @contextlib.contextmanager
-    def hold(self, url: sa.URL, table: TableName) -> Iterator[Held]:
-        """Lock the table against DDL, and export the snapshot that all readers import."""
+    def hold(self, url: sa.URL, tables: Sequence[TableName], *, workers: int = 1) -> Iterator[Held]:
+        """Lock the tables against DDL, and export the snapshot that all readers import."""
+        del workers
         engine = self.engine(url)
         try:
-            with hold_table(engine, self.qualified(table)) as held:
-                yield held
+            with hold_tables(engine, [self.qualified(table) for table in tables]) as (conn, held):
+                opening = functools.partial(self.reader, url, snapshot=held)
+                yield Held(conn, held, opening, shared=True)
         finally:
             engine.dispose()
 
@@ -114,13 +117,18 @@ class PostgresDialect(Dialect):
             raise self.no_sql_type(type_)
         return found
 
-    def select_part(
-        self, part: TablePart, columns: Sequence[Column], pages: PageRange | None = None
-    ) -> str:
-        """Write the query that reads a part of a table, or a range of its pages."""
-        relation = f"{'ONLY ' if part.only else ''}{self.qualified(part.table)}"
-        where = None if pages is None else split.pages_condition(pages)
-        return self.select_from(relation, columns, where)
+    def part_relation(self, part: TablePart) -> str:
+        """Leave out the tables that inherit from a part, which are parts of their own."""
+        return f"{'ONLY ' if part.only else ''}{self.qualified(part.table)}"
+
+    def pages_condition(self, part: TablePart, pages: PageRange) -> str:
+        """Write the condition on ctid."""
+        del part
+        return split.pages_condition(pages)
+
+    def literal(self, text: str, sql_type: str) -> str:
+        """Write a bound of a key."""
+        return f"{catalog.literal(text)}::{sql_type}"
 
     def select_item(self, column: Column) -> str:
         """Write one column of a select list, by a cast where ADBC would not be exact."""

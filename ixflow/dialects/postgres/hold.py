@@ -1,4 +1,4 @@
-"""Holding a table still: a lock against DDL first, then one snapshot that others can import.
+"""Holding tables still: a lock against DDL first, then one snapshot that others can import.
 
 The order matters. TRUNCATE and statements that rewrite a table are seen by older snapshots too, so
 a snapshot taken before the lock could be emptied or shuffled in between. LOCK TABLE as the first
@@ -8,15 +8,15 @@ statement of a REPEATABLE READ transaction takes no snapshot yet; ACCESS SHARE l
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
 
-from ixflow.dialects.base import Held, run
+from ixflow.dialects.base import run
 from ixflow.dialects.connect import connected
 from ixflow.errors import LockNotAvailable
 
-__all__ = ["hold_table", "is_transient"]
+__all__ = ["hold_tables", "is_transient"]
 
 _LOCK_SECONDS = 60
 _LOCK_NOT_AVAILABLE = "55P03"
@@ -50,27 +50,28 @@ _TRANSIENT_WORDS = (
 
 
 @contextlib.contextmanager
-def hold_table(engine: sa.Engine, qualified: str) -> Iterator[Held]:
-    """Lock a table of a quoted name against DDL and yield a connection with its exported snapshot.
+def hold_tables(engine: sa.Engine, tables: Sequence[str]) -> Iterator[tuple[sa.Connection, str]]:
+    """Lock tables of quoted names against DDL; yield a connection and the snapshot it exports.
 
     Raises:
-        LockNotAvailable: another session held the table for a minute.
+        LockNotAvailable: another session held a table for a minute.
 
     """
     with connected(engine) as plain:
         options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         conn = plain.execution_options(**options)
         with conn.begin():
-            lockable = bool(conn.execute(_LOCKABLE, {"name": qualified}).scalar())
+            lockable = [t for t in tables if conn.execute(_LOCKABLE, {"name": t}).scalar()]
         try:
             # Nothing is said on this connection while the others read.
             run(conn, "SET LOCAL idle_in_transaction_session_timeout = 0")
-            if lockable:
-                _lock(conn, qualified)
+            for table in lockable:
+                _lock(conn, table)
             snapshot = conn.execute(sa.text("SELECT pg_export_snapshot()")).scalar_one()
-            if conn.execute(_IS_STORED, {"name": qualified}).scalar():
-                run(conn, f"SELECT 1 FROM {qualified} LIMIT 0")  # keeps REFRESH out
-            yield Held(conn, str(snapshot))
+            for table in tables:
+                if conn.execute(_IS_STORED, {"name": table}).scalar():
+                    run(conn, f"SELECT 1 FROM {table} LIMIT 0")  # keeps REFRESH out
+            yield conn, str(snapshot)
         finally:
             # A lost connection has nothing to roll back, and must not hide why the block ended.
             with contextlib.suppress(sa.exc.DBAPIError):

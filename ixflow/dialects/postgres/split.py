@@ -3,7 +3,7 @@
 A range of pages is a condition on ``ctid``, the physical place of a row, which PostgreSQL 14 and
 newer read with a TID range scan. It needs no key and no statistics, and any skew of values is
 without effect. It is sound only while rows stay where they are for the reader: all tasks must read
-one snapshot, and nothing may rewrite the table meanwhile (`hold.hold_table` sees to that).
+one snapshot, and nothing may rewrite the table meanwhile (`hold.hold_tables` sees to that).
 """
 
 from __future__ import annotations
