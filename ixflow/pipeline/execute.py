@@ -23,10 +23,10 @@ from ixflow.pipeline.result import TaskState, item_of, loaded
 from ixflow.pipeline.stage import Stage
 from ixflow.pipeline.task import Task, TaskGetItem
 from ixflow.secrets import redact
-from ixflow.store import SQLTableStore, StageTransaction, StoredResult
+from ixflow.store import InputRead, SQLTableStore, StageTransaction, StoredResult
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["Outcome", "StageExecution", "decoded_value"]
 
@@ -62,11 +62,12 @@ class StageExecution:
         *,
         forced: bool,
         value_of: Callable[[Task, Task], Any],
+        reads_of: Callable[[Task], Sequence[InputRead]] = lambda _: (),
     ) -> None:
         """Read the state of the stage.
 
         ``forced`` runs every task though it may be valid; ``value_of(upstream, task)`` gives the
-        value of an upstream task.
+        value of an upstream task, ``reads_of(task)`` what of it was published by others.
         """
         self.stage = stage
         self.transaction = StageTransaction(store, stage.name, transaction_id)
@@ -74,6 +75,7 @@ class StageExecution:
         self._store = store
         self._forced = forced
         self._value_of = value_of
+        self._reads_of = reads_of
         self._lock = Lock()
         self._memo: dict[str, Future[Outcome]] = {}
         self._names: dict[str, str] = {}
@@ -176,7 +178,9 @@ class StageExecution:
         names = tuple(write.spec.name for write in outputs.writes)
         self._register(task, key, names)
         result = StoredResult(task.position, task.name, key, outputs.json, names)
-        self.transaction.write(result, outputs.writes, data_version=key if versioned else None)
+        version = key if versioned else None
+        reads = self._reads_of(task)
+        self.transaction.write(result, outputs.writes, data_version=version, inputs=reads)
         seconds = time.monotonic() - start
         return Outcome(task, outputs.value, result, TaskState.COMPLETED, seconds)
 

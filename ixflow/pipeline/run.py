@@ -65,7 +65,7 @@ class Run:
         self._lock = Lock()
         self._executions: dict[str, StageExecution] = {}
         self._foreign: dict[str, StageState] = {}
-        self._reads: dict[str, set[InputRead]] = {}
+        self._reads: dict[Task, set[InputRead]] = {}
 
     def run(self, max_workers: int) -> None:
         """Run what is not yet committed, again if an input moves meanwhile.
@@ -116,6 +116,7 @@ class Run:
                     self.transaction_id,
                     forced=self._forced,
                     value_of=self._value_of,
+                    reads_of=self._reads_of,
                 )
             return self._executions[stage.name]
 
@@ -138,8 +139,13 @@ class Run:
             )
             raise CacheError(msg, stage=name, task=upstream.name)
         read = InputRead(name, upstream.position, found.output)
-        self._reads.setdefault(task.stage.name, set()).add(read)
+        self._reads.setdefault(task, set()).add(read)
         return decoded_value(found.output, self.store.schema(name))
+
+    def _reads_of(self, *tasks: Task) -> list[InputRead]:
+        """List what these tasks have read of other stages and of tasks that are not selected."""
+        reads = {read for task in tasks for read in self._reads.get(task, ())}
+        return sorted(reads, key=lambda read: (read.stage, read.position))
 
     def transaction_schema(self, stage: Stage) -> str:
         """Name the schema that this run writes the stage's tables to."""
@@ -158,9 +164,10 @@ class Run:
         execution = self._execution(stage)
         outcomes = [execution.outcomes[t] for t in self.tasks if t in execution.outcomes]
         audits = self._audited(stage, execution, outcomes)
-        reads = sorted(self._reads.get(stage.name, ()), key=lambda read: read.position)
         done = execution.transaction.commit(
-            [outcome.result for outcome in outcomes], full=self._full, inputs=reads
+            [outcome.result for outcome in outcomes],
+            full=self._full,
+            inputs=self._reads_of(*(task for task in self.tasks if task.stage == stage)),
         )
         self.results[stage.name] = self.stage_result(
             stage, version=done.version, published=done.changed, dropped=done.dropped, audits=audits

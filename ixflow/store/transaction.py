@@ -135,17 +135,25 @@ class StageTransaction:
         writes: Sequence[TableWrite],
         *,
         data_version: str | None = None,
+        inputs: Sequence[InputRead] = (),
     ) -> None:
         """Write the tables of a task and its result, all in one database transaction.
 
         Without a ``data_version`` it is derived from the rows, or, where no rows pass through
         here, unique for this write.
+
+        Raises:
+            InputChanged: one of the ``inputs`` is published no more. The rows may come from what
+                replaced it, so under this result's key they must not be there for another try.
+
         """
         place, metadata = self.published_schema, self._store.metadata
         with self._store.locked(f"task {self.schema} {result.task_key}") as conn:
             if metadata.result(conn, place, self.schema, result.task_key):
                 self._remember(metadata.state(conn, place, self.schema))
                 return
+            if moved := self._moved(conn, inputs):
+                raise self._changed(moved)
             self._drop_leftovers(conn, [write.spec.name for write in writes])
             tables = [self._write(conn, result, write, data_version) for write in writes]
             metadata.add(conn, place, self.schema, tables, [result])
@@ -274,21 +282,30 @@ class StageTransaction:
         results: Sequence[StoredResult],
         inputs: Sequence[InputRead],
     ) -> None:
-        moved = {self.stage for r in results if not self._available(current, r)}
+        moved = self._moved(conn, inputs)
+        moved |= {self.stage for r in results if not self._available(current, r)}
+        if self.held.results and not self._still_open(conn):
+            moved.add(self.stage)
+        if moved:
+            raise self._changed(moved)
+
+    def _moved(self, conn: sa.Connection, inputs: Sequence[InputRead]) -> set[str]:
+        """Name the stages of which other results are published now than were read."""
+        moved = set()
         for stage in {read.stage for read in inputs}:
             wanted = {read.position: read.output for read in inputs if read.stage == stage}
             found = self._store.metadata.outputs(conn, self._store.schema(stage), wanted)
             if found != wanted:
                 moved.add(stage)
-        if self.held.results and not self._still_open(conn):
-            moved.add(self.stage)
-        if moved:
-            names = sorted(moved)
-            msg = (
-                f"stage {self.stage} was computed from results of {', '.join(names)} that another "
-                f"run has replaced meanwhile; nothing was published, run it again"
-            )
-            raise InputChanged(msg, stage=self.stage, inputs=names)
+        return moved
+
+    def _changed(self, moved: set[str]) -> InputChanged:
+        names = sorted(moved)
+        msg = (
+            f"stage {self.stage} was computed from results of {', '.join(names)} that another "
+            f"run has replaced meanwhile; nothing was published, run it again"
+        )
+        return InputChanged(msg, stage=self.stage, inputs=names)
 
     def _available(self, current: StageState, result: StoredResult) -> bool:
         mine = self.held.whole(result.task_key) or not result.tables

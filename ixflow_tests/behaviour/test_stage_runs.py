@@ -34,7 +34,7 @@ from ixflow.pipeline import (
     materialize,
     run_stage,
 )
-from ixflow.store import SQLTableStore
+from ixflow.store import SQLTableStore, StageTransaction
 from ixflow_tests.stages import execute, objects, one_stage, rows, transactions
 
 
@@ -282,6 +282,45 @@ def test_a_run_with_the_same_transaction_resumes_and_then_forgets_it(store, coun
     again = run_stage(flow["staging"], store, transaction_id="run-1")
     assert counted.calls == ["a", "b", "b", "a", "b"]
     assert again.version == 2
+
+
+def test_rows_of_a_newer_input_are_not_resumed_as_those_of_the_older(store, monkeypatch):
+    shop = {"version": 1, "moves": True}
+
+    @materialize(version="1", cache=lambda: shop["version"])
+    def source():
+        return Table(pl.DataFrame({"v": [shop["version"]]}), "source")
+
+    @materialize(version="1", input_type=sa.Table)
+    def copy(given):
+        if shop.pop("moves", False):
+            shop["version"] = 2
+            run_stage(flow["raw"], store)
+        # The rows are read when the table is written, which is now after the input has moved.
+        return Table(sa.select(given), "copy")
+
+    with Flow("f") as flow:
+        with Stage("raw"):
+            raw = source()
+        with Stage("clean"):
+            copy(raw)
+    run_stage(flow["raw"], store)
+
+    commit = StageTransaction.commit
+
+    def dies(self, *results, **options):
+        if self.stage == "clean":
+            raise KeyboardInterrupt
+        return commit(self, *results, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StageTransaction, "commit", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(flow["clean"], store, transaction_id="run-1", max_workers=1)
+    shop["version"] = 1
+    run_stage(flow["raw"], store)
+    run_stage(flow["clean"], store, transaction_id="run-1")
+    assert rows(store, "clean", "copy") == [{"v": 1}]
 
 
 def test_another_transaction_does_not_resume(store, counted):
