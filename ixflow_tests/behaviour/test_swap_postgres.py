@@ -17,82 +17,22 @@ from ixflow.errors import LockNotAvailable, ReplacementRefused
 from ixflow.ingestion.ingest import ingest
 from ixflow.tables.load import create_and_load
 from ixflow.values import TableName
-
-OLD, NEW = TableName("orders", "shop"), TableName("_tmp_orders", "shop")
-DATA = pa.table({"id": [1, 2], "v": ["a", "b"]})
-
-# One line for everything in the catalogue that a person would miss, oids left out.
-CATALOGUE = """
-    SELECT format('%s %s owner %s options %s populated %s comment %s', c.relkind,
-                  c.oid::regclass, r.rolname, c.reloptions, c.relispopulated,
-                  obj_description(c.oid, 'pg_class'))
-    FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname IN ('shop', 'Other Place') AND c.relkind <> 'c'
-    UNION ALL
-    SELECT format('grant %s on %s to %s option %s', x.privilege_type, x.what,
-                  coalesce(r.rolname, 'PUBLIC'), x.is_grantable)
-    FROM (
-        SELECT c.oid::regclass::text AS what, c.relnamespace,
-               (aclexplode(coalesce(c.relacl, acldefault('r', c.relowner)))).*
-        FROM pg_class c WHERE c.relkind IN ('r', 'v', 'm')
-        UNION ALL
-        SELECT format('%s.%I', c.oid::regclass, a.attname), c.relnamespace, (aclexplode(attacl)).*
-        FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-    ) x LEFT JOIN pg_roles r ON r.oid = x.grantee
-    JOIN pg_namespace n ON n.oid = x.relnamespace WHERE n.nspname IN ('shop', 'Other Place')
-    UNION ALL
-    SELECT format('column %s.%I %s default %s comment %s', a.attrelid::regclass, a.attname,
-                  format_type(a.atttypid, a.atttypmod), pg_get_expr(d.adbin, d.adrelid),
-                  col_description(a.attrelid, a.attnum))
-    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-    WHERE n.nspname IN ('shop', 'Other Place') AND a.attnum > 0 AND c.relkind IN ('r', 'v', 'm')
-    UNION ALL
-    SELECT format('view %s is %s', c.oid::regclass, pg_get_viewdef(c.oid))
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname IN ('shop', 'Other Place') AND c.relkind IN ('v', 'm')
-    UNION ALL
-    SELECT format('index %s clustered %s comment %s', pg_get_indexdef(i.indexrelid),
-                  i.indisclustered, obj_description(i.indexrelid, 'pg_class'))
-    FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
-    JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN ('shop', 'Other Place')
-"""
+from ixflow_tests.behaviour.swapping import (
+    DATA,
+    NEW,
+    OLD,
+    catalogue,
+    execute,
+    make_shop,
+    replace,
+    value,
+)
 
 
 @pytest.fixture
 def engine(fresh_postgres: sa.Engine) -> sa.Engine:
     """Give a database with a table shop.orders of two rows, and roles."""
-    with fresh_postgres.begin() as conn:
-        for role in ("shop_owner", "reader", '"Odd Role"'):
-            with contextlib.suppress(sa.exc.ProgrammingError), conn.begin_nested():
-                run(conn, f"CREATE ROLE {role}")
-        run(conn, 'CREATE SCHEMA shop; CREATE SCHEMA "Other Place"')
-        create_and_load(conn, OLD, DATA)
-    return fresh_postgres
-
-
-def execute(engine: sa.Engine, *statements: str) -> None:
-    with engine.begin() as conn:
-        for statement in statements:
-            run(conn, statement)
-
-
-def catalogue(engine: sa.Engine) -> set[str]:
-    with engine.begin() as conn:
-        return set(run(conn, CATALOGUE).scalars())
-
-
-def value(engine: sa.Engine, query: str) -> object:
-    with engine.connect() as conn:
-        return run(conn, query).scalar()
-
-
-def replace(engine: sa.Engine, data: pa.Table = DATA, **options: Any) -> None:
-    with engine.begin() as conn:
-        create_and_load(conn, NEW, data)
-        dialect_of(conn).swap(conn, [(NEW, OLD)], **options)
+    return make_shop(fresh_postgres)
 
 
 def test_everything_that_hangs_on_the_table_is_there_afterwards(engine):
@@ -167,19 +107,9 @@ def test_a_new_comment_wins_over_the_old_one(engine):
 
 
 UNKEEPABLE = {
-    "row-level security of shop.orders": "ALTER TABLE shop.orders ENABLE ROW LEVEL SECURITY",
-    "policy mine of shop.orders": "CREATE POLICY mine ON shop.orders USING (true)",
-    "trigger tell of shop.orders": "CREATE TRIGGER tell BEFORE INSERT ON shop.orders "
-    "EXECUTE FUNCTION suppress_redundant_updates_trigger()",
-    "trigger instead of shop.seen": "CREATE VIEW shop.seen AS SELECT * FROM shop.orders; "
-    "CREATE TRIGGER instead INSTEAD OF UPDATE ON shop.seen FOR EACH ROW "
-    "EXECUTE FUNCTION suppress_redundant_updates_trigger()",
-    "foreign key items_fk of shop.items to shop.orders": "ALTER TABLE shop.orders ADD UNIQUE (id); "
-    "CREATE TABLE shop.items (o bigint CONSTRAINT items_fk REFERENCES shop.orders (id))",
-    "membership of shop.orders in publication pub": "CREATE PUBLICATION pub FOR TABLE shop.orders",
-    "statistics object pair of shop.orders": "CREATE STATISTICS shop.pair ON id, v "
-    "FROM shop.orders",
-    "rule log on shop.orders": "CREATE RULE log AS ON DELETE TO shop.orders DO NOTHING",
+    "replica identity of shop.orders by an index": "ALTER TABLE shop.orders ALTER id SET NOT NULL; "
+    "CREATE UNIQUE INDEX by_id ON shop.orders (id); "
+    "ALTER TABLE shop.orders REPLICA IDENTITY USING INDEX by_id",
     "function shop.one(shop.orders) over shop.orders": "CREATE FUNCTION shop.one(shop.orders) "
     "RETURNS int LANGUAGE sql AS 'SELECT 1'",
     "function shop.seen_by() over shop.seen": "CREATE VIEW shop.seen AS SELECT * FROM shop.orders; "

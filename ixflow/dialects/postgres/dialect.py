@@ -258,7 +258,9 @@ class PostgresDialect(Dialect):
         self.swap(conn, moves, drops=gone, timeout_seconds=timeout_seconds)
 
     def drop_schema(self, conn: sa.Connection, schema: str) -> None:
-        """Drop a transaction schema with everything in it, if it is there."""
+        """Drop a transaction schema with everything in it, if it is there and nobody reads it."""
+        # Whoever drops it holds a lock that publications wait for; the next one will drop it too.
+        run(conn, "SET LOCAL lock_timeout = '2s'")
         run(conn, f"DROP SCHEMA IF EXISTS {self.quote(schema)} CASCADE")
 
     def tables_in(self, conn: sa.Connection, schema: str) -> tuple[str, ...]:

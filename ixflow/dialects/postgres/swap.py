@@ -24,6 +24,7 @@ from ixflow.dialects.postgres.attachments import (
     restore,
 )
 from ixflow.dialects.postgres.catalog import regclass
+from ixflow.dialects.postgres.hanging import hanging, put_back, take_off
 from ixflow.dialects.postgres.refusals import state_of
 from ixflow.dialects.postgres.views import DependentView, dependent_views, recreate
 from ixflow.errors import LockNotAvailable, ReplacementRefused
@@ -66,10 +67,23 @@ def lock_writers(
     statement = f"LOCK TABLE {dialect.qualified(table)} IN SHARE ROW EXCLUSIVE MODE"
 
     def lock() -> None:
-        refuse_other_kinds(conn, {table: regclass(conn, dialect.qualified(table))})
+        oid = regclass(conn, dialect.qualified(table))
+        refuse_other_kinds(conn, {table: oid})
         run(conn, statement)
+        _refuse_hidden_rows(conn, table, oid)
 
     _until_locked(conn, lock, [table], timeout_seconds)
+
+
+def _refuse_hidden_rows(conn: sa.Connection, table: TableName, oid: int | None) -> None:
+    """Refuse to copy a table of which this role would see only some rows."""
+    query = sa.text("SELECT row_security_active(CAST(:oid AS oid))")
+    if oid is not None and conn.execute(query, {"oid": oid}).scalar():
+        msg = (
+            f"row-level security hides rows of {table} from this role, so it cannot be replaced; "
+            f"use a role with BYPASSRLS, or the owner of a table without FORCE ROW LEVEL SECURITY"
+        )
+        raise ReplacementRefused(msg, objects=[str(table)])
 
 
 def _until_locked(
@@ -141,12 +155,16 @@ def _swap_once(
     refuse_unkeepable(conn, existing, views)
     _refuse_lost_constraints(dialect, conn, moves, oids)
     kept = {place: attachments(conn, oid) for place, oid in oids.items() if oid is not None}
+    replaced = [oids[place] for place in places]
+    things = hanging(conn, [*filter(None, replaced), *(view.oid for view in views)])
+    take_off(conn, things)
     _drop_old(dialect, conn, views, list(kept), kept)
     for new, place in moves:
         _move(dialect, conn, new, place)
         if place in kept:
             restore(conn, dialect.qualified(place), kept[place])
     recreate(conn, views)
+    put_back(conn, things)
 
 
 def refuse_other_kinds(conn: sa.Connection, places: Mapping[TableName, int | None]) -> None:
