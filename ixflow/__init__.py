@@ -41,6 +41,7 @@ from ixflow.extraction.cost import CostConfig
 from ixflow.extraction.intent import ExtractionIntent
 from ixflow.extraction.plan import PlanResult
 from ixflow.extraction.replay import replay
+from ixflow.ingestion.blockers import ForceExecute
 from ixflow.ingestion.files import parquet_batches
 from ixflow.ingestion.ingest import ingest
 from ixflow.ingestion.options import Delete, HighWatermark, IngestResult, Upsert, Visibility
@@ -71,6 +72,7 @@ __all__ = [
     "ExtractionIntent",
     "Flow",
     "FlowError",
+    "ForceExecute",
     "HighWatermark",
     "IngestError",
     "IngestResult",

@@ -257,6 +257,9 @@ class Dialect(Selects, ABC):
     def lock_writers(self, conn: sa.Connection, table: TableName) -> None:
         """Keep others from writing to a table until the transaction ends, where it is needed."""
 
+    def bound_waits(self, conn: sa.Connection, timeout_seconds: float = 60) -> None:
+        """Let no statement of the transaction wait for a lock without end, where it could."""
+
     def staged(self, columns: Sequence[Column]) -> tuple[Column, ...]:
         """Say as which columns rows wait in a temporary table for their merge."""
         return tuple(columns)

@@ -6,7 +6,8 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,8 +52,12 @@ class BatchWriter:
         upsert: bool,
         delete: bool,
         max_rows: int,
+        around_swap: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
-        """Take the connection, the tables in the metadata's order, and the options."""
+        """Take the connection, the tables in the metadata's order, and the options.
+
+        ``around_swap`` gives a context manager to be in while locks on live tables are asked for.
+        """
         self.conn = conn
         self.tables = list(tables)
         self.counts = {str(declared.name_of(table)): TableCounts() for table in tables}
@@ -61,6 +66,7 @@ class BatchWriter:
         self._upsert = upsert
         self._delete = delete
         self._max_rows = max_rows
+        self._around_swap = around_swap
         self._settled = False
         self._targets: dict[sa.Table, _Target] = {}
         self._pending: dict[str, TableCounts] = {}
@@ -104,7 +110,8 @@ class BatchWriter:
         with self._phase("swap"):
             if made:
                 moves = [(new.name, new.place) for new in made]
-                dialect_of(self.conn).swap(self.conn, moves)
+                with self._around_swap():
+                    dialect_of(self.conn).swap(self.conn, moves)
             for new in made:
                 replacement.settle(self.conn, new)
 
@@ -134,7 +141,10 @@ class BatchWriter:
         if why:
             if name.schema is not None:
                 dialect.create_schema(self.conn, name.schema)
-            new = replacement.prepare(self.conn, table, delete=self._delete, upsert=self._upsert)
+            with self._around_swap():
+                new = replacement.prepare(
+                    self.conn, table, delete=self._delete, upsert=self._upsert
+                )
             counts = self._pending[str(name)]
             counts.replaced_because, counts.deleted = why, new.dropped_rows
             target = _Target(table, new.columns, new.name, new=new)

@@ -18,9 +18,16 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ixflow.dialects import dialect_of
+from ixflow.dialects.waiting import lock_patience
 from ixflow.errors import IngestError, IxflowError, ValidationError
 from ixflow.events import BatchIngested, emit
 from ixflow.ingestion.batch import BatchWriter
+from ixflow.ingestion.blockers import (
+    TERMINATE,
+    ForceExecute,
+    GetForceExecute,
+    chosen_blockers,
+)
 from ixflow.ingestion.options import (
     Delete,
     HighWatermark,
@@ -29,6 +36,7 @@ from ixflow.ingestion.options import (
     Visibility,
     checked,
 )
+from ixflow.ingestion.order import either_order
 from ixflow.ingestion.watermark import record_of, watermark_of, with_watermark
 from ixflow.secrets import redact
 from ixflow.tables.declared import name_of
@@ -42,6 +50,7 @@ __all__ = ["ingest"]
 Batches = Callable[[Any], Iterable[tuple[Any, Any, Iterable[tuple[Any, Any]]]]]
 
 
+@either_order
 def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
     conn: sa.Connection,
     metadata: sa.MetaData,
@@ -53,6 +62,7 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
     delete: str = Delete.OFF,
     max_rows_per_table_buffer: int = 10_000,
     *,
+    get_pg_force_execute: ForceExecute | GetForceExecute | None = TERMINATE,
     logger: logging.Logger | None = None,
 ) -> IngestResult:
     """Ingest batches into the tables of a SQLAlchemy metadata, exactly once.
@@ -72,12 +82,18 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
         upsert: Whether rows replace rows with the same primary key.
         delete: Whether all existing rows go when the first batch comes.
         max_rows_per_table_buffer: Most tuples that are held in memory per table; wide rows: fewer.
+        get_pg_force_execute: What happens to sessions that keep a PostgreSQL table from being
+            replaced: they are terminated after five minutes. `ForceExecute` with another time,
+            None (never), or a function of (connection, logger) that gives a context manager.
         logger: Hears what happens; default: the logger ``ixflow``.
 
     Raises:
         ValidationError: an argument is wrong; nothing was done.
         IngestError: the database refused a batch, which was rolled back; earlier ones stay.
         DataError: a row does not fit; the batch was rolled back.
+        LockNotAvailable: others held a table for too long; the batch was rolled back.
+
+    The positional order of pg-bulk-ingest (a high watermark after ``batches``) is understood too.
 
     Example::
 
@@ -91,6 +107,7 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
     checked("visibility", visibility, Visibility)
     started = time.monotonic()
     log = logger or logging.getLogger("ixflow")
+    patience, force = chosen_blockers(get_pg_force_execute)
     comment = _comment(conn, name_of(tables[0]))
     before = watermark_of(comment)
     watermark = _chosen(high_watermark, before)
@@ -101,10 +118,12 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
         upsert=upsert == Upsert.IF_PRIMARY_KEY,
         delete=delete == Delete.BEFORE_FIRST_BATCH,
         max_rows=max_rows_per_table_buffer,
+        around_swap=lambda: force(conn, log),
     )
     run = _Run(writer, before, _three_arguments(on_before_visible), log)
     for item in batches(copy.deepcopy(watermark)):
-        run.one_batch(item)
+        with lock_patience(patience):
+            run.one_batch(item)
     if not run.batches:
         with conn.begin():
             writer.create_bare()
@@ -149,6 +168,7 @@ class _Run:
                 # In one order for everybody, so that two ingests never wait for each other.
                 for name in sorted(str(name_of(table)) for table in writer.tables):
                     locks.enter_context(dialect.advisory_lock(conn, f"ingest {name}"))
+                dialect.bound_waits(conn)
                 self._refuse_if_moved(dialect.comment(conn, first), first)
                 writer.write(pairs)
                 self._call_back(batch_metadata)

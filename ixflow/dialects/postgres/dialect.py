@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from ixflow.dialects.base import Dialect, Held, MergeCounts, SourceFacts, run
 from ixflow.dialects.config import server_url
 from ixflow.dialects.connect import seconds_to_wait
-from ixflow.dialects.postgres import catalog, names, split, swap, types
+from ixflow.dialects.postgres import catalog, locks, names, split, swap, types
 from ixflow.dialects.postgres.hold import hold_tables, is_transient
 from ixflow.dialects.postgres.load import is_copied, load
 from ixflow.dialects.postgres.merge import merge
@@ -184,6 +184,10 @@ class PostgresDialect(Dialect):
     def lock_writers(self, conn: sa.Connection, table: TableName) -> None:
         """Keep others from writing to a table until the transaction ends."""
         swap.lock_writers(self, conn, table)
+
+    def bound_waits(self, conn: sa.Connection, timeout_seconds: float = 60) -> None:
+        """Set the transaction's lock_timeout, unless the user has set one."""
+        locks.bound_waits(conn, timeout_seconds)
 
     def staged(self, columns: Sequence[Column]) -> tuple[Column, ...]:
         """Say how rows wait for a merge: as text where COPY cannot write the type."""

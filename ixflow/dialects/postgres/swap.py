@@ -2,16 +2,15 @@
 
 Everything happens in a savepoint of the caller's transaction: take the locks (dependent views
 first, then the tables, as every reader does), note what hangs on the old tables, drop views and
-tables, move the new tables in, put back what was noted. A lock that is not free within
-`_LOCK_WAIT` releases all of them and the whole savepoint is tried again, so that no reader ever
-queues behind a queued swap for longer than that, and none is ever the victim of a deadlock (the
-server looks for deadlocks after one second).
+tables, move the new tables in, put back what was noted. A lock that is not free at once lets go of
+all of them and the whole savepoint is tried again (see `until_locked`), so that no reader ever
+queues behind a queued swap for long, and none is ever the victim of a deadlock (the server looks
+for deadlocks after one second).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -25,22 +24,15 @@ from ixflow.dialects.postgres.attachments import (
 )
 from ixflow.dialects.postgres.catalog import regclass
 from ixflow.dialects.postgres.hanging import hanging, put_back, take_off
-from ixflow.dialects.postgres.refusals import state_of
+from ixflow.dialects.postgres.locks import until_locked
 from ixflow.dialects.postgres.views import DependentView, dependent_views, recreate
-from ixflow.errors import LockNotAvailable, ReplacementRefused
+from ixflow.errors import ReplacementRefused
 from ixflow.values import TableName
 
 if TYPE_CHECKING:
     from ixflow.dialects.postgres.dialect import PostgresDialect
 
 __all__ = ["lock_writers", "swap"]
-
-_LOCK_WAIT = "400ms"
-_PAUSE_SECONDS = 0.1
-_LOCK_NOT_AVAILABLE = "55P03"
-_DEADLOCK = "40P01"
-_DEPENDENT_OBJECTS = "2BP01"
-_NO_PRIVILEGE = "42501"
 
 
 def swap(
@@ -52,8 +44,9 @@ def swap(
     timeout_seconds: float = 60,
 ) -> None:
     """Replace tables, keeping grants, owner, comments and dependent views of each."""
-    names = [place for _, place in moves] + list(drops)
-    _until_locked(conn, lambda: _swap_once(dialect, conn, moves, drops), names, timeout_seconds)
+    places = [place for _, place in moves] + list(drops)
+    names = {place: dialect.qualified(place) for place in places}
+    until_locked(conn, lambda: _swap_once(dialect, conn, moves, drops), names, timeout_seconds)
 
 
 def lock_writers(
@@ -64,15 +57,16 @@ def lock_writers(
     timeout_seconds: float = 60,
 ) -> None:
     """Keep others from writing to a table until the transaction ends; reading stays possible."""
-    statement = f"LOCK TABLE {dialect.qualified(table)} IN SHARE ROW EXCLUSIVE MODE"
+    qualified = dialect.qualified(table)
+    statement = f"LOCK TABLE {qualified} IN SHARE ROW EXCLUSIVE MODE"
 
     def lock() -> None:
-        oid = regclass(conn, dialect.qualified(table))
+        oid = regclass(conn, qualified)
         refuse_other_kinds(conn, {table: oid})
         run(conn, statement)
         _refuse_hidden_rows(conn, table, oid)
 
-    _until_locked(conn, lock, [table], timeout_seconds)
+    until_locked(conn, lock, {table: qualified}, timeout_seconds)
 
 
 def _refuse_hidden_rows(conn: sa.Connection, table: TableName, oid: int | None) -> None:
@@ -84,60 +78,6 @@ def _refuse_hidden_rows(conn: sa.Connection, table: TableName, oid: int | None) 
             f"use a role with BYPASSRLS, or the owner of a table without FORCE ROW LEVEL SECURITY"
         )
         raise ReplacementRefused(msg, objects=[str(table)])
-
-
-def _until_locked(
-    conn: sa.Connection,
-    work: Callable[[], None],
-    names: Sequence[TableName],
-    timeout_seconds: float,
-) -> None:
-    """Do work that takes locks in a savepoint, again and again until they were free."""
-    deadline = time.monotonic() + timeout_seconds
-    old_timeout = str(conn.execute(sa.text("SHOW lock_timeout")).scalar_one())
-    while True:
-        try:
-            with conn.begin_nested():
-                run(conn, f"SET LOCAL lock_timeout = '{_LOCK_WAIT}'")
-                work()
-                run(conn, f"SET LOCAL lock_timeout = '{old_timeout}'")
-        except sa.exc.DBAPIError as error:
-            _raise_unless_locked(error, names)
-            if time.monotonic() >= deadline:
-                raise _not_locked(conn, names, timeout_seconds) from error
-            time.sleep(_PAUSE_SECONDS)
-        else:
-            return
-
-
-def _raise_unless_locked(error: sa.exc.DBAPIError, names: Sequence[TableName]) -> None:
-    state = state_of(error)
-    if state in (_DEPENDENT_OBJECTS, _NO_PRIVILEGE):
-        shown = ", ".join(str(name) for name in names)
-        said = " ".join(str(error.orig).split())
-        msg = f"{shown} cannot be replaced without loss: {said}"
-        raise ReplacementRefused(msg, tables=[str(name) for name in names]) from error
-    if state not in (_LOCK_NOT_AVAILABLE, _DEADLOCK):
-        raise error
-
-
-def _not_locked(
-    conn: sa.Connection, names: Sequence[TableName], timeout_seconds: float
-) -> LockNotAvailable:
-    query = sa.text("""
-        SELECT DISTINCT format('pid %s (%s, %s)', a.pid, a.usename, a.state)
-        FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
-        JOIN pg_stat_activity a ON a.pid = l.pid
-        WHERE l.granted AND l.pid <> pg_backend_pid() AND c.relname = ANY(:names)
-    """)
-    blockers = list(conn.execute(query, {"names": [name.name for name in names]}).scalars())
-    shown = ", ".join(str(name) for name in names)
-    msg = (
-        f"{shown} could not be locked within {timeout_seconds:g} s; "
-        f"held by {', '.join(blockers) or 'sessions that have ended meanwhile'}; "
-        f"nothing was changed"
-    )
-    return LockNotAvailable(msg, tables=[str(name) for name in names], blockers=blockers)
 
 
 def _swap_once(
