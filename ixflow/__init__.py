@@ -11,6 +11,7 @@ from ixflow.errors import (
     ColumnMismatch,
     DataError,
     DuplicateNameError,
+    DuplicatePartitionError,
     ExecutionError,
     FlowError,
     IngestError,
@@ -42,9 +43,19 @@ from ixflow.extraction.intent import ExtractionIntent
 from ixflow.extraction.plan import PlanResult
 from ixflow.extraction.replay import replay
 from ixflow.ingestion.blockers import ForceExecute
+from ixflow.ingestion.existence import partition_attached, table_exists, view_exists
+from ixflow.ingestion.file_like import to_file_like_obj, to_file_like_object
 from ixflow.ingestion.files import parquet_batches
 from ixflow.ingestion.ingest import ingest
-from ixflow.ingestion.options import Delete, HighWatermark, IngestResult, Upsert, Visibility
+from ixflow.ingestion.options import (
+    Delete,
+    HighWatermark,
+    IngestResult,
+    OnDuplicate,
+    Upsert,
+    Visibility,
+)
+from ixflow.ingestion.versioned import VersionResult, ingest_versioned
 from ixflow.pipeline.audit import AuditResult, audit
 from ixflow.pipeline.config import ConfigContext, create_basic_pipedag_config
 from ixflow.pipeline.containers import ExternalTableReference, Table
@@ -67,6 +78,7 @@ __all__ = [
     "DataError",
     "Delete",
     "DuplicateNameError",
+    "DuplicatePartitionError",
     "ExecutionError",
     "ExternalTableReference",
     "ExtractionIntent",
@@ -81,6 +93,7 @@ __all__ = [
     "LockError",
     "LockNotAvailable",
     "NotRecommendedError",
+    "OnDuplicate",
     "OutputNotWritable",
     "PlanCorruptionError",
     "PlanResult",
@@ -103,6 +116,7 @@ __all__ = [
     "Upsert",
     "ValidationError",
     "ValueDoesNotFit",
+    "VersionResult",
     "Visibility",
     "audit",
     "create_basic_pipedag_config",
@@ -110,11 +124,17 @@ __all__ = [
     "execute_plan",
     "explain",
     "ingest",
+    "ingest_versioned",
     "materialize",
     "parquet_batches",
+    "partition_attached",
     "plan",
     "profile",
     "published",
     "replay",
     "run_stage",
+    "table_exists",
+    "to_file_like_obj",
+    "to_file_like_object",
+    "view_exists",
 ]

@@ -44,6 +44,7 @@ __all__ = [
     "ColumnMismatch",
     "DataError",
     "DuplicateNameError",
+    "DuplicatePartitionError",
     "ExecutionError",
     "FlowError",
     "IngestError",
@@ -198,6 +199,10 @@ class ExecutionError(IxflowError):
 
 class IngestError(IxflowError):
     """The batch failed and was rolled back."""
+
+
+class DuplicatePartitionError(IngestError):
+    """The version has exactly the rows of the version before it; it was not kept."""
 
 
 class TaskError(IxflowError):

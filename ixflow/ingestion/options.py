@@ -7,7 +7,16 @@ from typing import Any, ClassVar
 
 from ixflow.errors import ValidationError
 
-__all__ = ["Delete", "HighWatermark", "IngestResult", "TableCounts", "Upsert", "Visibility"]
+__all__ = [
+    "Delete",
+    "HighWatermark",
+    "IngestResult",
+    "OnDuplicate",
+    "TableCounts",
+    "Upsert",
+    "Visibility",
+    "checked",
+]
 
 
 class HighWatermark:
@@ -37,6 +46,17 @@ class Delete:
 
     OFF: ClassVar[str] = "__OFF__"
     BEFORE_FIRST_BATCH: ClassVar[str] = "__BEFORE_FIRST_BATCH__"
+
+
+class OnDuplicate:
+    """What happens to a version with exactly the rows of the version before."""
+
+    SKIP: ClassVar[str] = "__SKIP__"
+    """It is dropped, and the view stays on the version before."""
+    ERROR: ClassVar[str] = "__ERROR__"
+    """It is dropped, and `DuplicatePartitionError` is raised."""
+    KEEP: ClassVar[str] = "__KEEP__"
+    """It is kept like any other."""
 
 
 def checked(option: str, value: Any, kind: type, *, empty: str | None = None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ixflow.errors import ValidationError
 
-__all__ = ["record_of", "watermark_of", "with_watermark"]
+__all__ = ["facts_of", "record_of", "watermark_of", "with_facts", "with_watermark"]
 
 _KEY, _WATERMARK = "pg-bulk-ingest", "high-watermark"
 _RECORD = "ixflow"
@@ -61,6 +61,27 @@ def with_watermark(comment: str | None, watermark: Any, record: dict[str, Any]) 
             f"the high watermark {watermark!r} is not a JSON value ({error}); use text or a number"
         )
         raise ValidationError(msg, high_watermark=repr(watermark)) from None
+
+
+def facts_of(comment: str | None) -> dict[str, Any]:
+    """Read everything that is kept beside the watermark, and the watermark; empty if nothing is.
+
+    >>> facts_of('{"pg-bulk-ingest": {"version": "1"}}')
+    {'version': '1'}
+    """
+    found = _object(comment).get(_KEY)
+    return found if isinstance(found, dict) else {}
+
+
+def with_facts(comment: str | None, **facts: Any) -> str:
+    """Write facts beside the watermark into a comment, keeping everything else that is in it.
+
+    >>> with_facts('{"pg-bulk-ingest": {"high-watermark": 7}}', version="1")
+    '{"pg-bulk-ingest": {"high-watermark": 7, "version": "1"}}'
+    """
+    parsed = _object(comment)
+    parsed[_KEY] = {**facts_of(comment), **facts}
+    return json.dumps(parsed, allow_nan=False)
 
 
 def _object(comment: str | None) -> dict[str, Any]:
