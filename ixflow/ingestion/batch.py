@@ -17,7 +17,7 @@ from ixflow.dialects import dialect_of, run
 from ixflow.ingestion import replacement
 from ixflow.ingestion.options import TableCounts
 from ixflow.ingestion.replacement import Replacement
-from ixflow.ingestion.rows import Router
+from ixflow.ingestion.rows import Router, is_sql
 from ixflow.tables import declared
 from ixflow.tables.arrow import as_reader
 from ixflow.tables.load import conform
@@ -39,6 +39,8 @@ class _Target:
     """A temporary table that is merged into the live one by key; None: rows go straight in."""
     new: Replacement | None = None
     rows: int = 0
+    straight: int = 0
+    """Those of the rows that did not wait for a merge."""
 
 
 class BatchWriter:
@@ -173,28 +175,69 @@ class BatchWriter:
 
     def _load(self, table: sa.Table, data: Any) -> None:
         target = self._targets[table]
+        if is_sql(data):
+            target.rows += self._insert(target, data)
+            return
         name = str(declared.name_of(table))
         chosen, reader = conform(as_reader(data), target.columns, table=name)
         dialect, place = dialect_of(self.conn), target.load_into
         if target.stage is not None:
             place, chosen = target.stage, dialect.staged(chosen)
-        target.rows += dialect.load(self.conn, place, chosen, reader)
+        count = dialect.load(self.conn, place, chosen, reader)
+        target.rows += count
+        target.straight += 0 if target.stage is not None else count
+
+    def _insert(self, target: _Target, statement: Any) -> int:
+        """Let the server find the rows: SQL that gives all columns in their order.
+
+        INSERT fills gaps that COPY has left, so the place of a row would no longer tell which of
+        two was loaded last: where that matters, these rows wait in a table of their own.
+        """
+        if self._upsert and target.new is not None and target.new.late_key:
+            self._count_removed(target, replacement.build_key(self.conn, target.new, upsert=True))
+            target.stage = self._stage(target.columns)
+        elif target.stage is not None:
+            self._merge(target)
+        place = dialect_of(self.conn).qualified(target.stage or target.load_into)
+        raw: Any = self.conn.connection.driver_connection
+        count = run(self.conn, f"INSERT INTO {place} {statement.as_string(raw)}").rowcount
+        if target.stage is not None:
+            self._merge(target)
+        else:
+            target.straight += count
+        return count
+
+    def _merge(self, target: _Target) -> None:
+        """Merge what waits into the live table, and wait for more in a new one."""
+        self._merge_last(target)
+        target.stage = self._stage(target.columns)
+
+    def _merge_last(self, target: _Target) -> None:
+        dialect, counts = dialect_of(self.conn), self._counts(target)
+        if target.stage is None:
+            return
+        key = [column.name for column in target.table.primary_key.columns]
+        done = dialect.merge(self.conn, target.stage, target.load_into, target.columns, key)
+        run(self.conn, f"DROP TABLE {dialect.qualified(target.stage)}")
+        target.stage = None
+        counts.inserted += done.inserted
+        counts.updated += done.updated
+        counts.unchanged += done.unchanged
+
+    def _counts(self, target: _Target) -> TableCounts:
+        return self._pending[str(declared.name_of(target.table))]
+
+    def _count_removed(self, target: _Target, removed: int) -> None:
+        """Count rows that gave way to later ones with their key as updates."""
+        self._counts(target).inserted -= removed
+        self._counts(target).updated += removed
 
     def _finish(self, target: _Target) -> None:
-        dialect = dialect_of(self.conn)
-        counts = self._pending[str(declared.name_of(target.table))]
-        if target.stage is not None:
-            key = [column.name for column in target.table.primary_key.columns]
-            done = dialect.merge(self.conn, target.stage, target.load_into, target.columns, key)
-            run(self.conn, f"DROP TABLE {dialect.qualified(target.stage)}")
-            counts.inserted, counts.updated = done.inserted, done.updated
-            counts.unchanged = done.unchanged
-        else:
-            counts.inserted = target.rows
+        self._merge_last(target)
+        self._counts(target).inserted += target.straight
         if target.new is not None:
             removed = replacement.finish(self.conn, target.new, upsert=self._upsert)
-            counts.inserted -= removed
-            counts.updated += removed
+            self._count_removed(target, removed)
 
     @contextlib.contextmanager
     def _phase(self, name: str) -> Iterator[None]:

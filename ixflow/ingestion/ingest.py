@@ -71,9 +71,10 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
         conn: A connection that is not in a transaction.
         metadata: The tables as they shall be; created or replaced where they differ.
         batches: Takes the high watermark (None: from the start) and yields triples (watermark,
-            batch metadata, pairs). A pair is (table, tuple), (table, mapping by column name) or
-            (table, frame): anything that speaks Arrow. The watermark is a JSON value, or a
-            function without arguments that is called after the pairs are consumed.
+            batch metadata, pairs). A pair is (table, tuple), (table, mapping by column name),
+            (table, frame), which is anything that speaks Arrow, or (table, ``sql.SQL``) of the
+            driver, which gives all columns in order: "SELECT ...". The watermark is a JSON value,
+            or a function without arguments that is called after the pairs are consumed.
         on_before_visible: Called in the transaction before a batch becomes visible; with (conn,
             batch metadata) once a batch, or, if it takes three arguments, with (conn, table,
             batch metadata) once a table.

@@ -23,7 +23,7 @@ from ixflow.values import Column, TableName
 # Enough of a temporary name to know it by, also where PostgreSQL cut the rest off.
 _PREFIX = 21
 
-__all__ = ["Replacement", "finish", "prepare", "reasons", "settle"]
+__all__ = ["Replacement", "build_key", "finish", "prepare", "reasons", "settle"]
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ def prepare(conn: sa.Connection, table: sa.Table, *, delete: bool, upsert: bool)
         _copy_rows(conn, place, temporary, columns)
     new = Replacement(table, place, made, columns, replaces, kept, dropped, key if late else (), [])
     if late and (kept or dialect.staged(columns) != columns):
-        _build_key(conn, new, upsert=upsert)
+        build_key(conn, new, upsert=upsert)
     return new
 
 
@@ -124,7 +124,7 @@ def finish(conn: sa.Connection, new: Replacement, *, upsert: bool) -> int:
     Without ``upsert`` a duplicate key is an error.
     """
     dialect = dialect_of(conn)
-    removed = _build_key(conn, new, upsert=upsert) if new.late_key else 0
+    removed = build_key(conn, new, upsert=upsert) if new.late_key else 0
     if dialect.renames_indexed:
         new.index_names = declared.create_indexes(conn, new.made, new.table)
     old = new.place if new.replaces else None
@@ -132,7 +132,8 @@ def finish(conn: sa.Connection, new: Replacement, *, upsert: bool) -> int:
     return removed
 
 
-def _build_key(conn: sa.Connection, new: Replacement, *, upsert: bool) -> int:
+def build_key(conn: sa.Connection, new: Replacement, *, upsert: bool) -> int:
+    """Build the key and unique constraints now; return how many rows gave way to later ones."""
     removed = _add_key(conn, new, upsert=upsert)
     _add_unique(conn, new)
     new.late_key = ()

@@ -21,7 +21,7 @@ from ixflow.errors import ColumnMismatch, ValueDoesNotFit
 from ixflow.tables.arrow import is_arrow_like
 from ixflow.values import Column
 
-__all__ = ["Router", "rows_to_arrow"]
+__all__ = ["Router", "is_sql", "rows_to_arrow"]
 
 _FIRST_ROWS = 64
 _PIECE_BYTES = 16 << 20
@@ -30,7 +30,7 @@ _WEIGHED = 16
 _SMALL_VALUE = 16
 
 Sink = Callable[[Any, Any], None]
-"""Takes a table of the metadata and something Arrow-like, and loads it."""
+"""Takes a table of the metadata and something Arrow-like, or SQL, and loads it."""
 
 
 class Router:
@@ -64,7 +64,7 @@ class Router:
             table = self._match(named)
             if table is None:
                 self.skipped += 1
-            elif is_arrow_like(row):
+            elif is_arrow_like(row) or is_sql(row):
                 self._flush(table)
                 self._sink(table, row)
             else:
@@ -97,6 +97,11 @@ class Router:
             self._sink(table, piece)
         except ValueDoesNotFit as error:
             raise counted_from(error, first) from error.__cause__
+
+
+def is_sql(row: Any) -> bool:
+    """Say whether it is SQL of psycopg or psycopg2, such as ``sql.SQL("SELECT ...")``."""
+    return type(row).__module__ in ("psycopg.sql", "psycopg2.sql") and hasattr(row, "as_string")
 
 
 def _weight(row: Any) -> int:

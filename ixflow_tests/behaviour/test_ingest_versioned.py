@@ -128,7 +128,12 @@ def test_a_duplicate_can_be_an_error_or_kept_or_handled(engine):
         version(engine, "2", on_duplicate=OnDuplicate.ERROR)
     assert relations(engine) == before
     calls: list[object] = []
-    handled = version(engine, "3", on_duplicate=lambda *given: [calls.append(given[1:])])
+
+    def handle(*given):
+        calls.append(given[1:])
+        return True
+
+    handled = version(engine, "3", on_duplicate=handle)
     assert (handled.outcome, calls) == ("handled", [("app", "orders__3", "orders__1")])
     assert version(engine, "4", on_duplicate=OnDuplicate.KEEP).outcome == "attached"
     assert shown(engine) == [(1, "a", "4")]
