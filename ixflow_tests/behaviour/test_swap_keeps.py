@@ -56,6 +56,18 @@ KEEPABLE = {
         "ALTER STATISTICS shop.pair SET STATISTICS 77; COMMENT ON STATISTICS shop.pair IS 'pair'",
     ),
     "rules": ("CREATE RULE log AS ON DELETE TO shop.orders DO ALSO NOTIFY gone",),
+    "two views in a circle": (
+        "CREATE VIEW shop.a AS SELECT id, v FROM shop.orders; GRANT SELECT ON shop.a TO reader",
+        'CREATE VIEW shop."B %s" WITH (security_barrier) AS SELECT id, v FROM shop.a',
+        'CREATE OR REPLACE VIEW shop.a AS SELECT b.id, b.v FROM shop."B %s" b, shop.orders',
+        'CREATE VIEW shop.above AS SELECT id FROM shop."B %s"',
+    ),
+    "three views in a circle, and two circles that share one": (
+        'CREATE VIEW shop.a AS SELECT id, v COLLATE "C" AS v FROM shop.orders',
+        "CREATE VIEW shop.b AS SELECT * FROM shop.a; CREATE VIEW shop.c AS SELECT * FROM shop.b",
+        "CREATE VIEW shop.d AS SELECT * FROM shop.b",
+        "CREATE OR REPLACE VIEW shop.a AS SELECT c.id, c.v FROM shop.c, shop.d, shop.orders",
+    ),
     "settings": (
         "ALTER TABLE shop.orders SET (fillfactor=70), REPLICA IDENTITY FULL",
         (

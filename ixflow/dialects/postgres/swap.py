@@ -25,7 +25,12 @@ from ixflow.dialects.postgres.attachments import (
 from ixflow.dialects.postgres.catalog import regclass
 from ixflow.dialects.postgres.hanging import hanging, put_back, take_off
 from ixflow.dialects.postgres.locks import until_locked
-from ixflow.dialects.postgres.views import DependentView, dependent_views, recreate
+from ixflow.dialects.postgres.views import (
+    DependentView,
+    break_circles,
+    dependent_views,
+    recreate,
+)
 from ixflow.errors import ReplacementRefused
 from ixflow.values import TableName
 
@@ -152,6 +157,7 @@ def _lock(
     views: Sequence[DependentView],
     tables: Sequence[TableName],
 ) -> None:
+    break_circles(conn, views)
     # Materialized views cannot be named in LOCK TABLE; their DROP takes the same lock.
     names = [view.qualified for view in reversed(views) if not view.materialized]
     names += [dialect.qualified(table) for table in tables]

@@ -1,4 +1,9 @@
-"""The views that depend on tables, to any depth: what they are, and how to make them again."""
+"""The views that depend on tables, to any depth: what they are, and how to make them again.
+
+Views can refer to each other in a circle (`CREATE OR REPLACE VIEW` allows it, selecting from them
+does not work). Such views are replaced by empty ones of the same columns before they are dropped,
+and made from empty ones, so that each finds the others.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from ixflow.dialects.base import run
 from ixflow.dialects.postgres.attachments import Attachments, attachments, restore
 from ixflow.errors import ReplacementRefused
 
-__all__ = ["DependentView", "dependent_views", "recreate"]
+__all__ = ["DependentView", "break_circles", "dependent_views", "recreate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,9 @@ class DependentView:
     afterwards: tuple[str, ...]
     """Statements that make its indexes, their comments, and the defaults of its columns."""
     attachments: Attachments
+    empty: str
+    """A query of the same columns without rows."""
+    circular: bool
 
     @property
     def kind(self) -> str:
@@ -73,7 +81,14 @@ _VIEW = sa.text("""
                JOIN pg_attribute n ON n.attrelid = a.adrelid AND n.attnum = a.adnum
                WHERE a.adrelid = c.oid
            ) s ORDER BY turn, place),
-           format('%I.%I', n.nspname, c.relname)
+           format('%I.%I', n.nspname, c.relname),
+           (SELECT string_agg(format('NULL::%s%s AS %I', format_type(a.atttypid, a.atttypmod),
+                coalesce((SELECT format(' COLLATE %I.%I', m.nspname, l.collname)
+                          FROM pg_collation l JOIN pg_namespace m ON m.oid = l.collnamespace
+                          JOIN pg_type y ON y.oid = a.atttypid
+                          WHERE l.oid = a.attcollation AND a.attcollation <> y.typcollation), ''),
+                a.attname), ', ' ORDER BY a.attnum)
+            FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = :oid
 """)
 
@@ -86,26 +101,46 @@ def dependent_views(conn: sa.Connection, oids: Sequence[int]) -> tuple[Dependent
     below_of: dict[int, set[int]] = {}
     for below, above in edges:
         below_of.setdefault(above, set()).add(below)
-    return tuple(_view(conn, oid) for oid in _in_order(below_of))
+    order, circular = _in_order(below_of)
+    return tuple(_view(conn, oid, circular=oid in circular) for oid in order)
 
 
-def _in_order(below_of: dict[int, set[int]]) -> list[int]:
+def _in_order(below_of: dict[int, set[int]]) -> tuple[list[int], set[int]]:
+    """Put each view after those it is made from; give those apart that are in a circle.
+
+    >>> _in_order({3: {2, 9}, 2: {1}})
+    ([2, 3], set())
+    >>> _in_order({1: {2, 9}, 2: {1}, 3: {1}})
+    ([1, 2, 3], {1, 2})
+    """
     order: list[int] = []
+    circular: set[int] = set()
     waiting = dict(below_of)
     while waiting:
-        ready = [oid for oid, below in waiting.items() if not below & waiting.keys()]
+        ready = sorted(oid for oid, below in waiting.items() if not below & waiting.keys())
         if not ready:
-            msg = "views that depend on the table refer to each other in a circle"
-            raise ReplacementRefused(msg, views=sorted(waiting))
-        order += sorted(ready)
+            ready = _circle(waiting)
+            circular.update(ready)
+        order += ready
         for oid in ready:
             del waiting[oid]
-    return order
+    return order, circular
 
 
-def _view(conn: sa.Connection, oid: int) -> DependentView:
+def _circle(waiting: dict[int, set[int]]) -> list[int]:
+    """Find views in a circle among views that all wait for another one."""
+    path = [min(waiting)]
+    while path[-1] not in path[:-1]:
+        path.append(min(waiting[path[-1]] & waiting.keys()))
+    return sorted(set(path[path.index(path[-1]) :]))
+
+
+def _view(conn: sa.Connection, oid: int, *, circular: bool) -> DependentView:
     row = conn.execute(_VIEW, {"oid": oid}).one()
-    materialized, definition, options, populated, afterwards, qualified = row
+    materialized, definition, options, populated, afterwards, qualified, columns = row
+    if circular and materialized:
+        msg = f"the materialized view {qualified} is in a circle of views, which cannot be kept"
+        raise ReplacementRefused(msg, objects=[qualified])
     return DependentView(
         oid=oid,
         qualified=qualified,
@@ -115,6 +150,8 @@ def _view(conn: sa.Connection, oid: int) -> DependentView:
         populated=populated,
         afterwards=tuple(afterwards),
         attachments=attachments(conn, oid),
+        empty=f"SELECT {columns or ''} WHERE false",
+        circular=circular,
     )
 
 
@@ -125,14 +162,32 @@ def recreate(conn: sa.Connection, views: Sequence[DependentView]) -> None:
         ReplacementRefused: a view cannot be made over the new tables.
 
     """
+    circular = [view for view in views if view.circular]
+    for view in circular:
+        run(conn, f"CREATE VIEW {view.qualified} AS {view.empty}")
     for view in views:
-        data = "" if not view.materialized or view.populated else " WITH NO DATA"
-        create = f"CREATE {view.kind} {view.qualified}{view.options} AS {view.definition}{data}"
-        try:
-            run(conn, create)
-        except sa.exc.ProgrammingError as error:
-            msg = f"the view {view.qualified} cannot be kept over the new table: {error.orig}"
-            raise ReplacementRefused(msg, view=view.qualified) from error
+        if not view.circular:
+            _create(conn, view, "CREATE")
+    for view in circular:
+        _create(conn, view, "CREATE OR REPLACE")
+    for view in views:
         for statement in view.afterwards:
             run(conn, statement)
         restore(conn, view.qualified, view.attachments)
+
+
+def _create(conn: sa.Connection, view: DependentView, create: str) -> None:
+    data = "" if not view.materialized or view.populated else " WITH NO DATA"
+    what = f"{view.kind} {view.qualified}{view.options} AS {view.definition}{data}"
+    try:
+        run(conn, f"{create} {what}")
+    except sa.exc.ProgrammingError as error:
+        msg = f"the view {view.qualified} cannot be kept over the new table: {error.orig}"
+        raise ReplacementRefused(msg, view=view.qualified) from error
+
+
+def break_circles(conn: sa.Connection, views: Sequence[DependentView]) -> None:
+    """Let views in a circle refer to nothing, so that they can be locked and dropped."""
+    for view in views:
+        if view.circular:
+            run(conn, f"CREATE OR REPLACE VIEW {view.qualified} AS {view.empty}")
