@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from ixflow.dialects import dialect_of
-from ixflow.errors import InputChanged, SourceUnavailable
+from ixflow.dialects import dialect_of, run
+from ixflow.errors import InputChanged, ReplacementRefused, SourceUnavailable
 from ixflow.pipeline import Flow, Stage, Table, materialize, run_stage
 from ixflow.store import SQLTableStore
 from ixflow.store.transaction import StageTransaction
@@ -258,3 +258,28 @@ def test_a_stage_of_one_task_of_many_uses_several_threads(store):
 
     result = run_stage(one_stage(*(task(f"t{i}") for i in range(3))), store, max_workers=3)
     assert [table.rows for table in result.tables] == [1000] * 3
+
+
+def test_duckdb_schemas_that_differ_in_capitals_are_one(fresh_duckdb):
+    """DuckDB takes them for one; a store that did not would lose sight of its own tables."""
+    with fresh_duckdb.begin() as conn:
+        run(conn, "CREATE SCHEMA SHOP")
+        run(conn, "CREATE TABLE shop.foreign_table (x int)")
+
+    def stage(value: int, name: str) -> Stage:
+        @materialize(version=str(value))
+        def made():
+            return Table(pl.DataFrame({"n": [value]}), name=name)
+
+        with Flow("f"), Stage("Shop") as found:
+            made()
+        return found
+
+    store = SQLTableStore(fresh_duckdb.url)
+    for value in (1, 2):
+        run_stage(stage(value, "numbers"), store)
+        with fresh_duckdb.connect() as conn:
+            assert run(conn, "SELECT n FROM shop.numbers").scalar() == value
+    with pytest.raises(ReplacementRefused, match=r"(?i)foreign_table"):
+        run_stage(stage(3, "FOREIGN_table"), store)
+    store.dispose()

@@ -6,11 +6,11 @@ import sqlalchemy as sa
 
 __all__ = ["COLUMNS", "COMMENT", "INDEXES", "KEY", "ROW_ESTIMATE", "TABLES"]
 
-# Temporary tables live in a database of their own.
+# Temporary tables live in a database of their own. DuckDB compares names without regard to case.
 _HERE = """
-    database_name = CASE WHEN :schema = 'temp' THEN 'temp' ELSE current_database() END
-    AND schema_name = CASE WHEN :schema = 'temp' THEN 'main'
-                           ELSE coalesce(:schema, current_schema()) END
+    database_name = CASE WHEN lower(:schema) = 'temp' THEN 'temp' ELSE current_database() END
+    AND lower(schema_name) = CASE WHEN lower(:schema) = 'temp' THEN 'main'
+                                  ELSE lower(coalesce(:schema, current_schema())) END
 """
 COLUMNS = sa.text(f"""
     SELECT column_name, data_type, is_nullable FROM duckdb_columns()

@@ -4,6 +4,8 @@ The tables stay in the transaction schema they were written to; the published sc
 view a table, and publishing points the views at the new tables. All of it is one transaction, and
 no row is copied. A table that no view shows any more is dropped with the swap.
 
+DuckDB compares names without regard to case, and so does everything here: names are folded.
+
 The views of the published schema carry a mark (an alias of the table), so that what somebody else
 put there is never taken for ours: neither overwritten, nor the table behind it dropped.
 """
@@ -35,7 +37,7 @@ _OURS = re.compile(
 )
 _TABLES = sa.text("""
     SELECT table_name FROM duckdb_tables()
-    WHERE database_name = current_database() AND schema_name = :schema
+    WHERE database_name = current_database() AND lower(schema_name) = lower(:schema)
 """)
 
 
@@ -51,27 +53,35 @@ def publish(
     """Point the views at the new tables, and drop the tables that were behind them."""
     dialect.create_schema(conn, schema)
     behind = _shown(conn)
-    comments = {name: text for place, name, _, text in conn.execute(_VIEWS) if place == schema}
+    comments = {
+        _folded(place, name): text
+        for place, name, _, text in conn.execute(_VIEWS)
+        if text is not None
+    }
     _refuse_what_is_not_ours(conn, schema, {*tables, *drops}, set(behind))
     for name in tables:
         view = dialect.qualified(TableName(name, schema))
         table = dialect.qualified(TableName(name, transaction))
         run(conn, f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM {table} AS ixflow_published")
-        if comments.get(name) is not None:
-            literal = comments[name].replace("'", "''")
+        if comment := comments.get(_folded(schema, name)):
+            literal = comment.replace("'", "''")
             run(conn, f"COMMENT ON VIEW {view} IS '{literal}'")
     for name in drops:
         run(conn, f"DROP VIEW IF EXISTS {dialect.qualified(TableName(name, schema))}")
-    old = {behind[schema, name] for name in [*tables, *drops] if (schema, name) in behind}
-    _drop_unshown(dialect, conn, old)
+    places = [_folded(schema, name) for name in [*tables, *drops]]
+    _drop_unshown(dialect, conn, {behind[place] for place in places if place in behind})
 
 
 def _refuse_what_is_not_ours(
     conn: sa.Connection, schema: str, names: set[str], ours: set[tuple[str, str]]
 ) -> None:
     present = set(conn.execute(_TABLES, {"schema": schema}).scalars())
-    present |= {name for place, name, _, _ in conn.execute(_VIEWS) if place == schema}
-    in_the_way = sorted(name for name in present & names if (schema, name) not in ours)
+    views = [(place, name) for place, name, _, _ in conn.execute(_VIEWS)]
+    present |= {name for place, name in views if place.lower() == schema.lower()}
+    wanted = {name.lower() for name in names}
+    in_the_way = sorted(
+        name for name in present if name.lower() in wanted and _folded(schema, name) not in ours
+    )
     if in_the_way:
         msg = (
             f"{schema} holds tables or views that ixflow did not publish: {in_the_way}; "
@@ -86,8 +96,14 @@ def _shown(conn: sa.Connection) -> dict[tuple[str, str], TableName]:
     for schema, name, sql, _ in conn.execute(_VIEWS):
         match = _OURS.search(sql)
         if match is not None:
-            found[schema, name] = TableName(_plain(match["table"]), _plain(match["schema"]))
+            found[_folded(schema, name)] = TableName(
+                _plain(match["table"]), _plain(match["schema"])
+            )
     return found
+
+
+def _folded(schema: str, name: str) -> tuple[str, str]:
+    return schema.lower(), name.lower()
 
 
 def _plain(part: str) -> str:
@@ -96,8 +112,10 @@ def _plain(part: str) -> str:
 
 def _drop_unshown(dialect: DuckDBDialect, conn: sa.Connection, tables: set[TableName]) -> None:
     """Drop the tables that no published view shows, and the schemas that are empty then."""
-    for table in sorted(tables - set(_shown(conn).values())):
-        dialect.drop_table(conn, table)
+    shown = {_folded(str(table.schema), table.name) for table in _shown(conn).values()}
+    for table in sorted(tables):
+        if _folded(str(table.schema), table.name) not in shown:
+            dialect.drop_table(conn, table)
     for schema in sorted({str(table.schema) for table in tables}):
         if not dialect.tables_in(conn, schema):
             run(conn, f"DROP SCHEMA {dialect.quote(schema)}")
