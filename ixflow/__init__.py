@@ -29,6 +29,7 @@ from ixflow.errors import (
     StateUnavailable,
     TableNotFound,
     TaskError,
+    TooManyMissing,
     UnsupportedDatabase,
     UnsupportedPlanVersion,
     UnsupportedState,
@@ -47,6 +48,7 @@ from ixflow.ingestion.existence import partition_attached, table_exists, view_ex
 from ixflow.ingestion.file_like import to_file_like_obj, to_file_like_object
 from ixflow.ingestion.files import parquet_batches
 from ixflow.ingestion.ingest import ingest
+from ixflow.ingestion.missing import Missing
 from ixflow.ingestion.options import (
     Delete,
     HighWatermark,
@@ -92,6 +94,7 @@ __all__ = [
     "IxtractError",
     "LockError",
     "LockNotAvailable",
+    "Missing",
     "NotRecommendedError",
     "OnDuplicate",
     "OutputNotWritable",
@@ -109,6 +112,7 @@ __all__ = [
     "Table",
     "TableNotFound",
     "TaskError",
+    "TooManyMissing",
     "UnsupportedDatabase",
     "UnsupportedPlanVersion",
     "UnsupportedState",

@@ -63,6 +63,7 @@ __all__ = [
     "StateUnavailable",
     "TableNotFound",
     "TaskError",
+    "TooManyMissing",
     "UnsupportedDatabase",
     "UnsupportedPlanVersion",
     "UnsupportedState",
@@ -203,6 +204,10 @@ class IngestError(IxflowError):
 
 class DuplicatePartitionError(IngestError):
     """The version has exactly the rows of the version before it; it was not kept."""
+
+
+class TooManyMissing(IngestError):
+    """More rows than may be are missing in the source; none was deleted."""
 
 
 class TaskError(IxflowError):

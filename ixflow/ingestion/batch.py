@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from ixflow.dialects import dialect_of, run
 from ixflow.ingestion import replacement
+from ixflow.ingestion.missing import GivenKeys
 from ixflow.ingestion.options import TableCounts
 from ixflow.ingestion.replacement import Replacement
 from ixflow.ingestion.rows import Router, is_sql
@@ -54,11 +55,13 @@ class BatchWriter:
         upsert: bool,
         delete: bool,
         max_rows: int,
+        given: GivenKeys | None = None,
         around_swap: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
         """Take the connection, the tables in the metadata's order, and the options.
 
-        ``around_swap`` gives a context manager to be in while locks on live tables are asked for.
+        ``given`` keeps the keys of all rows; ``around_swap`` gives a context manager to be in
+        while locks on live tables are asked for.
         """
         self.conn = conn
         self.tables = list(tables)
@@ -68,6 +71,7 @@ class BatchWriter:
         self._upsert = upsert
         self._delete = delete
         self._max_rows = max_rows
+        self._given = given
         self._around_swap = around_swap
         self._settled = False
         self._targets: dict[sa.Table, _Target] = {}
@@ -194,6 +198,7 @@ class BatchWriter:
         two was loaded last: where that matters, these rows wait in a table of their own.
         """
         if self._upsert and target.new is not None and target.new.late_key:
+            self._remember(target, target.load_into)
             self._count_removed(target, replacement.build_key(self.conn, target.new, upsert=True))
             target.stage = self._stage(target.columns)
         elif target.stage is not None:
@@ -216,6 +221,7 @@ class BatchWriter:
         dialect, counts = dialect_of(self.conn), self._counts(target)
         if target.stage is None:
             return
+        self._remember(target, target.stage)
         key = [column.name for column in target.table.primary_key.columns]
         done = dialect.merge(self.conn, target.stage, target.load_into, target.columns, key)
         run(self.conn, f"DROP TABLE {dialect.qualified(target.stage)}")
@@ -223,6 +229,20 @@ class BatchWriter:
         counts.inserted += done.inserted
         counts.updated += done.updated
         counts.unchanged += done.unchanged
+
+    def _remember(self, target: _Target, rows: TableName) -> None:
+        if self._given is not None:
+            self._given.remember(target.table, rows, target.columns)
+
+    def delete_missing(self) -> None:
+        """Delete the rows whose key was not given, in a transaction of its own."""
+        self._pending = {name: TableCounts() for name in self.counts}
+        if self._given is None:
+            return
+        for table in self.tables:
+            name = declared.name_of(table)
+            columns = dialect_of(self.conn).columns(self.conn, name)
+            self._pending[str(name)].deleted = self._given.delete_others(table, columns)
 
     def _counts(self, target: _Target) -> TableCounts:
         return self._pending[str(declared.name_of(target.table))]
@@ -236,6 +256,8 @@ class BatchWriter:
         self._merge_last(target)
         self._counts(target).inserted += target.straight
         if target.new is not None:
+            if target.new.late_key:
+                self._remember(target, target.load_into)
             removed = replacement.finish(self.conn, target.new, upsert=self._upsert)
             self._count_removed(target, removed)
 

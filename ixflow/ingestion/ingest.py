@@ -28,6 +28,7 @@ from ixflow.ingestion.blockers import (
     GetForceExecute,
     chosen_blockers,
 )
+from ixflow.ingestion.missing import GivenKeys, Missing
 from ixflow.ingestion.options import (
     Delete,
     HighWatermark,
@@ -59,7 +60,7 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
     high_watermark: Any = HighWatermark.LATEST,
     visibility: str = Visibility.AFTER_EACH_BATCH,
     upsert: str = Upsert.IF_PRIMARY_KEY,
-    delete: str = Delete.OFF,
+    delete: str | Missing = Delete.OFF,
     max_rows_per_table_buffer: int = 10_000,
     *,
     get_pg_force_execute: ForceExecute | GetForceExecute | None = TERMINATE,
@@ -81,7 +82,8 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
         high_watermark: LATEST, EARLIEST, or a JSON value that is given to ``batches`` as it is.
         visibility: Rows become visible after each batch.
         upsert: Whether rows replace rows with the same primary key.
-        delete: Whether all existing rows go when the first batch comes.
+        delete: Whether all existing rows go when the first batch comes; or, with MISSING or
+            `Missing`, after the last batch those whose key was not given.
         max_rows_per_table_buffer: Most tuples that are held in memory per table; wide rows: fewer.
         get_pg_force_execute: What happens to sessions that keep a PostgreSQL table from being
             replaced: they are terminated after five minutes. `ForceExecute` with another time,
@@ -103,7 +105,9 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
 
     """
     tables = _checked_tables(conn, metadata)
-    delete = checked("delete", delete, Delete, empty=Delete.OFF)
+    missing = _missing(delete)
+    if missing is None:
+        delete = checked("delete", delete, Delete, empty=Delete.OFF)
     upsert = checked("upsert", upsert, Upsert)
     checked("visibility", visibility, Visibility)
     started = time.monotonic()
@@ -112,19 +116,30 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
     comment = _comment(conn, name_of(tables[0]))
     before = watermark_of(comment)
     watermark = _chosen(high_watermark, before)
+    if missing is not None:
+        missing.check(tables, upsert=upsert == Upsert.IF_PRIMARY_KEY, watermark=watermark)
     log.info("ingest into %s from watermark %r", _names(tables), watermark)
+    given = None if missing is None else GivenKeys(conn, missing)
     writer = BatchWriter(
         conn,
         tables,
         upsert=upsert == Upsert.IF_PRIMARY_KEY,
         delete=delete == Delete.BEFORE_FIRST_BATCH,
         max_rows=max_rows_per_table_buffer,
+        given=given,
         around_swap=lambda: force(conn, log),
     )
     run = _Run(writer, before, _three_arguments(on_before_visible), log)
-    for item in batches(copy.deepcopy(watermark)):
-        with lock_patience(patience):
-            run.one_batch(item)
+    try:
+        for item in batches(copy.deepcopy(watermark)):
+            with lock_patience(patience):
+                run.one_batch(item)
+        if given is not None and run.batches:
+            with lock_patience(patience):
+                run.delete_missing()
+    finally:
+        if given is not None:
+            given.forget()
     if not run.batches:
         with conn.begin():
             writer.create_bare()
@@ -161,20 +176,44 @@ class _Run:
 
     def one_batch(self, item: Any) -> None:
         watermark, batch_metadata, pairs = _triple(item)
-        writer, conn = self._writer, self._writer.conn
-        dialect = dialect_of(conn)
-        first = name_of(writer.tables[0])
+        writer = self._writer
+
+        def change() -> Any:
+            writer.write(pairs)
+            self._call_back(batch_metadata)
+            writer.make_visible()
+            return watermark() if callable(watermark) else watermark
+
+        value = self._in_transaction(change)
+        writer.committed()
+        self.batches += 1
+        rows = writer.rows_of_batch
+        emit(BatchIngested(tuple(writer.counts), rows, value))
+        self._log.info("batch %d of %d rows committed up to %r", self.batches, rows, value)
+
+    def delete_missing(self) -> None:
+        """Delete the rows that no batch gave, behind the last of them."""
+        writer = self._writer
+
+        def change() -> Any:
+            writer.delete_missing()
+            return self.watermark
+
+        self._in_transaction(change)
+        writer.committed()
+
+    def _in_transaction(self, change: Callable[[], Any]) -> Any:
+        """Change the tables and store the watermark that the change returns, or nothing."""
+        conn, tables = self._writer.conn, self._writer.tables
+        dialect, first = dialect_of(conn), name_of(tables[0])
         try:
             with conn.begin(), contextlib.ExitStack() as locks:
                 # In one order for everybody, so that two ingests never wait for each other.
-                for name in sorted(str(name_of(table)) for table in writer.tables):
+                for name in sorted(str(name_of(table)) for table in tables):
                     locks.enter_context(dialect.advisory_lock(conn, f"ingest {name}"))
                 dialect.bound_waits(conn)
                 self._refuse_if_moved(dialect.comment(conn, first), first)
-                writer.write(pairs)
-                self._call_back(batch_metadata)
-                writer.make_visible()
-                value = watermark() if callable(watermark) else watermark
+                value = change()
                 known = dialect.comment(conn, first)
                 comment = with_watermark(known, value, self._record(record_of(known)))
                 dialect.set_comment(conn, first, comment)
@@ -184,12 +223,9 @@ class _Run:
             if not _from_the_database(error):
                 raise
             raise self._failed(error) from error
-        writer.committed()
         # As it is stored: a tuple comes back as a list, and the caller may change its object.
-        self.batches, self.watermark = self.batches + 1, watermark_of(comment)
-        rows = writer.rows_of_batch
-        emit(BatchIngested(tuple(writer.counts), rows, value))
-        self._log.info("batch %d of %d rows committed up to %r", self.batches, rows, value)
+        self.watermark = watermark_of(comment)
+        return value
 
     def _refuse_if_moved(self, comment: str | None, table: TableName) -> None:
         stored = watermark_of(comment)
@@ -279,6 +315,12 @@ def _chosen(wanted: Any, stored: Any) -> Any:
     if isinstance(wanted, str) and wanted == HighWatermark.LATEST:
         return stored
     return None if isinstance(wanted, str) and wanted == HighWatermark.EARLIEST else wanted
+
+
+def _missing(delete: str | Missing) -> Missing | None:
+    if isinstance(delete, Missing):
+        return delete
+    return Missing() if delete == Delete.MISSING else None
 
 
 def _names(tables: Iterable[sa.Table]) -> str:

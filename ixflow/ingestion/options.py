@@ -42,10 +42,12 @@ class Upsert:
 
 
 class Delete:
-    """Whether existing rows are deleted, in the first batch's transaction."""
+    """Whether existing rows are deleted, and which."""
 
     OFF: ClassVar[str] = "__OFF__"
     BEFORE_FIRST_BATCH: ClassVar[str] = "__BEFORE_FIRST_BATCH__"
+    MISSING: ClassVar[str] = "__MISSING__"
+    """After the last batch, those whose key was not given: see `ixflow.ingestion.missing`."""
 
 
 class OnDuplicate:
