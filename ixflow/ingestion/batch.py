@@ -76,6 +76,7 @@ class BatchWriter:
         self._settled = False
         self._targets: dict[sa.Table, _Target] = {}
         self._pending: dict[str, TableCounts] = {}
+        self._binders = {t: declared.binders(t, conn.dialect) for t in self.tables}
         self._by_name = {declared.name_of(table): table for table in tables}
 
     @property
@@ -95,7 +96,9 @@ class BatchWriter:
         self._pending = {name: TableCounts() for name in self.counts}
         with self._phase("prepare"):
             self._targets = {table: self._target(table) for table in self.tables}
-        router = Router(self._match, self._columns, self._load, self._max_rows)
+        router = Router(
+            self._match, self._columns, self._load, self._max_rows, self._binders.__getitem__
+        )
         with self._phase("load"):
             router.feed(pairs)
         if router.skipped:

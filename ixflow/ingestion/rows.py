@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,16 +17,19 @@ import pyarrow as pa
 from ixflow.dialects.cast import counted_from
 from ixflow.dialects.types import arrow_schema, cast_column
 from ixflow.errors import ColumnMismatch, ValueDoesNotFit
+from ixflow.ingestion.texts import encoder
 from ixflow.tables.arrow import is_arrow_like
 from ixflow.values import Column
 
-__all__ = ["Router", "is_sql", "rows_to_arrow"]
+__all__ = ["Binder", "Router", "is_sql", "rows_to_arrow"]
 
 _FIRST_ROWS = 64
 _PIECE_BYTES = 16 << 20
 # Weighing a row costs as much as keeping it, so only every so many are weighed.
 _WEIGHED = 16
 _SMALL_VALUE = 16
+
+Binder = Callable[[Any], Any]
 
 Sink = Callable[[Any, Any], None]
 """Takes a table of the metadata and something Arrow-like, or SQL, and loads it."""
@@ -46,12 +48,17 @@ class Router:
         columns: Callable[[Any], Sequence[Column]],
         sink: Sink,
         max_rows: int,
+        binders: Callable[[Any], Mapping[str, Binder]] = lambda _: {},
     ) -> None:
-        """Take how to find tables and columns, where to put pieces, and the most rows of one."""
+        """Take how to find tables and columns, where to put pieces, and the most rows of one.
+
+        ``binders`` gives, for a table, what the types of some columns do with a value first.
+        """
         self._match = match
         self._columns = columns
         self._sink = sink
         self._max_rows = max(1, max_rows)
+        self._binders = binders
         self._waiting: dict[Any, list[Any]] = {}
         self._limit: dict[Any, int] = {}
         self._weight: dict[Any, int] = {}
@@ -90,7 +97,13 @@ class Router:
         if not rows:
             return
         first = self._seen.get(table, 0)
-        piece = rows_to_arrow(rows, self._columns(table), table=str(table), first_row=first)
+        piece = rows_to_arrow(
+            rows,
+            self._columns(table),
+            table=str(table),
+            first_row=first,
+            binders=self._binders(table),
+        )
         self._seen[table] = first + len(rows)
         self._limit[table] = min(self._max_rows, 16 * self._limit.get(table, _FIRST_ROWS))
         try:
@@ -113,9 +126,16 @@ def _weight(row: Any) -> int:
 
 
 def rows_to_arrow(
-    rows: Sequence[Any], columns: Sequence[Column], *, table: str, first_row: int = 0
+    rows: Sequence[Any],
+    columns: Sequence[Column],
+    *,
+    table: str,
+    first_row: int = 0,
+    binders: Mapping[str, Binder] | None = None,
 ) -> pa.RecordBatch:
     """Turn tuples (in the order of the columns) or mappings (by name) into one Arrow batch.
+
+    ``binders`` are functions by column name that every value goes through first.
 
     Raises:
         ColumnMismatch: a row has too many or too few values, or is a text.
@@ -125,10 +145,23 @@ def rows_to_arrow(
     names = [column.name for column in columns]
     tuples = [_values(row, names, table, first_row + number) for number, row in enumerate(rows)]
     arrays = [
-        _array(values, column, table, first_row)
+        _array(_bound(values, column, binders or {}, table), column, table, first_row)
         for values, column in zip(zip(*tuples, strict=True), columns, strict=True)
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=arrow_schema(columns))
+
+
+def _bound(
+    values: Sequence[Any], column: Column, binders: Mapping[str, Binder], table: str
+) -> Sequence[Any]:
+    bind = binders.get(column.name)
+    if bind is None:
+        return values
+    try:
+        return [bind(value) for value in values]
+    except (LookupError, TypeError, ValueError) as error:
+        msg = f"{table}.{column.name}: the column's type refuses a value: {error}"
+        raise ValueDoesNotFit(msg, table=table, column=column.name) from error
 
 
 def _values(row: Any, names: Sequence[str], table: str, number: int) -> Sequence[Any]:
@@ -153,9 +186,7 @@ def _values(row: Any, names: Sequence[str], table: str, number: int) -> Sequence
 
 
 def _array(values: Sequence[Any], column: Column, table: str, first_row: int) -> pa.Array:
-    prepare = _PREPARE.get(column.sql_type.lower())
-    if prepare is None and column.as_text:
-        prepare = _text
+    prepare = encoder(column)
     if prepare is not None:
         values = [None if value is None else prepare(value) for value in values]
     try:
@@ -238,22 +269,3 @@ def _odd_one_out(
         except (pa.ArrowInvalid, pa.ArrowTypeError, ArithmeticError, TypeError, ValueError):
             return row, value
     return 0, values[0]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return "{" + ",".join(_element(item) for item in value) + "}"
-    return value if isinstance(value, str) else str(value)
-
-
-def _element(item: Any) -> str:
-    if item is None:
-        return "NULL"
-    if isinstance(item, (list, tuple)):
-        return _text(item)
-    text = str(item).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'
-
-
-# What a tuple may hold for types that travel as text.
-_PREPARE: dict[str, Callable[[Any], str]] = {"json": json.dumps, "jsonb": json.dumps, "uuid": str}

@@ -8,8 +8,9 @@ as what they become, never as how they are spelled.
 
 from __future__ import annotations
 
+import functools
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_unique",
+    "binders",
     "constraint_names",
     "create",
     "create_indexes",
@@ -51,6 +53,31 @@ def sqlalchemy_type(type_: pa.DataType) -> sa.types.TypeEngine[Any]:
     'numeric(12,2)'
     """
     return _ArrowType(type_)
+
+
+def binders(table: sa.Table, dialect: sa.Dialect) -> dict[str, Callable[[Any], Any]]:
+    """Give what the types of some columns do with a value before it is written.
+
+    These are the types of users (TypeDecorator) and enumerations; what SQLAlchemy does for the
+    driver's sake is not wanted, since values do not go through the driver.
+    """
+    found: dict[str, Callable[[Any], Any]] = {}
+    for column in table.columns:
+        type_ = column.type
+        if isinstance(type_, sa.TypeDecorator):
+            found[column.name] = functools.partial(_decorated, type_, dialect)
+        elif isinstance(type_, sa.Enum):
+            bind: Any = type_.bind_processor
+            found[column.name] = bind(dialect) or _same
+    return found
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _decorated(type_: sa.TypeDecorator[Any], dialect: sa.Dialect, value: Any) -> Any:
+    return type_.process_bind_param(value, dialect)
 
 
 class _ArrowType(sa.types.UserDefinedType[Any]):

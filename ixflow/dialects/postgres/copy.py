@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from ixflow.dialects.cast import counted_from
 from ixflow.dialects.postgres.numeric import numeric_fields
 from ixflow.dialects.postgres.types import base_type
+from ixflow.dialects.types import is_bytes, is_text
 from ixflow.errors import ValueDoesNotFit
 from ixflow.values import Column
 
@@ -128,7 +129,8 @@ def _boolean(array: pa.Array, column: Column) -> Fields:
 
 def _bytes(array: pa.Array, column: Column) -> Fields:
     del column
-    return _variable(array.cast(pa.large_binary()), b"")
+    texts = array if is_text(array.type) or is_bytes(array.type) else array.cast(pa.string())
+    return _variable(texts.cast(pa.large_binary()), b"")
 
 
 def _jsonb(array: pa.Array, column: Column) -> Fields:
