@@ -8,6 +8,7 @@ from __future__ import annotations
 from ixflow.errors import (
     AuditFailed,
     CacheError,
+    CheckFailed,
     ColumnMismatch,
     DataError,
     DuplicateNameError,
@@ -44,6 +45,7 @@ from ixflow.extraction.intent import ExtractionIntent
 from ixflow.extraction.plan import PlanResult
 from ixflow.extraction.replay import replay
 from ixflow.ingestion.blockers import ForceExecute
+from ixflow.ingestion.checks import RowCheck
 from ixflow.ingestion.existence import partition_attached, table_exists, view_exists
 from ixflow.ingestion.file_like import to_file_like_obj, to_file_like_object
 from ixflow.ingestion.files import parquet_batches
@@ -57,6 +59,7 @@ from ixflow.ingestion.options import (
     Upsert,
     Visibility,
 )
+from ixflow.ingestion.release import release
 from ixflow.ingestion.versioned import VersionResult, ingest_versioned
 from ixflow.pipeline.audit import AuditResult, audit
 from ixflow.pipeline.config import ConfigContext, create_basic_pipedag_config
@@ -74,6 +77,7 @@ __all__ = [
     "AuditFailed",
     "AuditResult",
     "CacheError",
+    "CheckFailed",
     "ColumnMismatch",
     "ConfigContext",
     "CostConfig",
@@ -102,6 +106,7 @@ __all__ = [
     "PlanResult",
     "ReplacementRefused",
     "Result",
+    "RowCheck",
     "RuntimeContext",
     "SQLTableStore",
     "SnapshotUnavailable",
@@ -135,6 +140,7 @@ __all__ = [
     "plan",
     "profile",
     "published",
+    "release",
     "replay",
     "run_stage",
     "table_exists",

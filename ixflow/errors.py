@@ -41,6 +41,7 @@ from typing import Any
 __all__ = [
     "AuditFailed",
     "CacheError",
+    "CheckFailed",
     "ColumnMismatch",
     "DataError",
     "DuplicateNameError",
@@ -204,6 +205,10 @@ class IngestError(IxflowError):
 
 class DuplicatePartitionError(IngestError):
     """The version has exactly the rows of the version before it; it was not kept."""
+
+
+class CheckFailed(IngestError):
+    """Rows break a rule; their batch was rolled back."""
 
 
 class TooManyMissing(IngestError):

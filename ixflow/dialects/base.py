@@ -52,6 +52,8 @@ class Dialect(Selects, ABC):
     """What an INSERT says to give values to columns that number themselves."""
     temporary_schema: ClassVar[str | None] = None
     """Where temporary tables live."""
+    row_place: ClassVar[str] = "rowid"
+    """What tells one row of a table from all others within a statement."""
     renames_indexed: ClassVar[bool] = True
     """A table with indexes can be renamed in the transaction that made it."""
 
@@ -167,6 +169,11 @@ class Dialect(Selects, ABC):
     @abstractmethod
     def set_comment(self, conn: sa.Connection, table: TableName, comment: str | None) -> None:
         """Set the table's comment."""
+
+    def text_literal(self, text: str) -> str:
+        """Write a text as a value of a statement."""
+        escaped = text.replace("'", "''")
+        return f"'{escaped}'"
 
     # -- types ----------------------------------------------------------------------------------
 

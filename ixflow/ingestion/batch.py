@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from ixflow.dialects import dialect_of, run
 from ixflow.ingestion import replacement
+from ixflow.ingestion.checks import RowCheck, sift
 from ixflow.ingestion.missing import GivenKeys
 from ixflow.ingestion.options import TableCounts
 from ixflow.ingestion.replacement import Replacement
@@ -39,6 +40,8 @@ class _Target:
     stage: TableName | None = None
     """A temporary table that is merged into the live one by key; None: rows go straight in."""
     new: Replacement | None = None
+    merges: bool = False
+    """Rows are upserted; else they are only added."""
     rows: int = 0
     straight: int = 0
     """Those of the rows that did not wait for a merge."""
@@ -55,13 +58,15 @@ class BatchWriter:
         upsert: bool,
         delete: bool,
         max_rows: int,
+        run_id: str = "",
+        checks: Sequence[RowCheck] = (),
         given: GivenKeys | None = None,
         around_swap: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
         """Take the connection, the tables in the metadata's order, and the options.
 
-        ``given`` keeps the keys of all rows; ``around_swap`` gives a context manager to be in
-        while locks on live tables are asked for.
+        ``checks`` judge the rows before they are merged; ``given`` keeps the keys of all rows;
+        ``around_swap`` gives a context manager to be in while locks on live tables are asked for.
         """
         self.conn = conn
         self.tables = list(tables)
@@ -71,6 +76,8 @@ class BatchWriter:
         self._upsert = upsert
         self._delete = delete
         self._max_rows = max_rows
+        self._checks = {t: [c for c in checks if c.judges(t)] for t in self.tables}
+        self.run_id = run_id
         self._given = given
         self._around_swap = around_swap
         self._settled = False
@@ -141,6 +148,7 @@ class BatchWriter:
             total.updated += counts.updated
             total.unchanged += counts.unchanged
             total.deleted += counts.deleted
+            total.quarantined += counts.quarantined
             total.replaced_because = total.replaced_because or counts.replaced_because
 
     def _target(self, table: sa.Table) -> _Target:
@@ -157,10 +165,13 @@ class BatchWriter:
             counts = self._pending[str(name)]
             counts.replaced_because, counts.deleted = why, new.dropped_rows
             target = _Target(table, new.columns, new.name, new=new)
+            if self._checks[table] and new.late_key:
+                replacement.build_key(self.conn, new, upsert=self._upsert)
             merges = merges and not new.late_key
         else:
             target = _Target(table, dialect.columns(self.conn, name), name)
-        if merges:
+        target.merges = merges
+        if merges or self._checks[table]:
             target.stage = self._stage(target.columns)
         return target
 
@@ -203,7 +214,7 @@ class BatchWriter:
         if self._upsert and target.new is not None and target.new.late_key:
             self._remember(target, target.load_into)
             self._count_removed(target, replacement.build_key(self.conn, target.new, upsert=True))
-            target.stage = self._stage(target.columns)
+            target.stage, target.merges = self._stage(target.columns), True
         elif target.stage is not None:
             self._merge(target)
         place = dialect_of(self.conn).qualified(target.stage or target.load_into)
@@ -224,14 +235,34 @@ class BatchWriter:
         dialect, counts = dialect_of(self.conn), self._counts(target)
         if target.stage is None:
             return
+        if self._checks[target.table]:
+            name = dialect.resolved(self.conn, declared.name_of(target.table))
+            checks, columns = self._checks[target.table], target.columns
+            counts.quarantined += sift(
+                self.conn, name, target.stage, columns, checks, run_id=self.run_id
+            )
         self._remember(target, target.stage)
-        key = [column.name for column in target.table.primary_key.columns]
-        done = dialect.merge(self.conn, target.stage, target.load_into, target.columns, key)
+        if target.merges:
+            key = [column.name for column in target.table.primary_key.columns]
+            done = dialect.merge(self.conn, target.stage, target.load_into, target.columns, key)
+            counts.inserted += done.inserted
+            counts.updated += done.updated
+            counts.unchanged += done.unchanged
+        else:
+            counts.inserted += self._add(target, target.stage)
         run(self.conn, f"DROP TABLE {dialect.qualified(target.stage)}")
         target.stage = None
-        counts.inserted += done.inserted
-        counts.updated += done.updated
-        counts.unchanged += done.unchanged
+
+    def _add(self, target: _Target, stage: TableName) -> int:
+        """Add what waited to a table without upserting."""
+        dialect = dialect_of(self.conn)
+        names = dialect.column_list(column.name for column in target.columns)
+        values = ", ".join(f"CAST({dialect.quote(c.name)} AS {c.sql_type})" for c in target.columns)
+        into, source = dialect.qualified(target.load_into), dialect.qualified(stage)
+        statement = (
+            f"INSERT INTO {into} ({names}) {dialect.overriding}SELECT {values} FROM {source}"
+        )
+        return run(self.conn, statement).rowcount
 
     def _remember(self, target: _Target, rows: TableName) -> None:
         if self._given is not None:

@@ -14,7 +14,7 @@ import datetime as dt
 import inspect
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ixflow.dialects import dialect_of
@@ -28,6 +28,7 @@ from ixflow.ingestion.blockers import (
     GetForceExecute,
     chosen_blockers,
 )
+from ixflow.ingestion.checks import RowCheck, split_callbacks
 from ixflow.ingestion.missing import GivenKeys, Missing
 from ixflow.ingestion.options import (
     Delete,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ingest"]
 
+BeforeVisible = Callable[..., None] | RowCheck | Sequence[Callable[..., None] | RowCheck]
+
 Batches = Callable[[Any], Iterable[tuple[Any, Any, Iterable[tuple[Any, Any]]]]]
 
 
@@ -56,7 +59,7 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
     conn: sa.Connection,
     metadata: sa.MetaData,
     batches: Batches,
-    on_before_visible: Callable[..., None] = lambda *_: None,
+    on_before_visible: BeforeVisible = lambda *_: None,
     high_watermark: Any = HighWatermark.LATEST,
     visibility: str = Visibility.AFTER_EACH_BATCH,
     upsert: str = Upsert.IF_PRIMARY_KEY,
@@ -78,7 +81,7 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
             or a function without arguments that is called after the pairs are consumed.
         on_before_visible: Called in the transaction before a batch becomes visible; with (conn,
             batch metadata) once a batch, or, if it takes three arguments, with (conn, table,
-            batch metadata) once a table.
+            batch metadata) once a table. A `RowCheck`, or a list of both, will do.
         high_watermark: LATEST, EARLIEST, or a JSON value that is given to ``batches`` as it is.
         visibility: Rows become visible after each batch.
         upsert: Whether rows replace rows with the same primary key.
@@ -120,16 +123,20 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
         missing.check(tables, upsert=upsert == Upsert.IF_PRIMARY_KEY, watermark=watermark)
     log.info("ingest into %s from watermark %r", _names(tables), watermark)
     given = None if missing is None else GivenKeys(conn, missing)
+    functions, checks = split_callbacks(on_before_visible)
+    run_id = new_run_id()
     writer = BatchWriter(
         conn,
         tables,
         upsert=upsert == Upsert.IF_PRIMARY_KEY,
         delete=delete == Delete.BEFORE_FIRST_BATCH,
         max_rows=max_rows_per_table_buffer,
+        run_id=run_id,
+        checks=checks,
         given=given,
         around_swap=lambda: force(conn, log),
     )
-    run = _Run(writer, before, _three_arguments(on_before_visible), log)
+    run = _Run(writer, before, [_three_arguments(function) for function in functions], log)
     try:
         for item in batches(copy.deepcopy(watermark)):
             with lock_patience(patience):
@@ -163,15 +170,15 @@ class _Run:
         self,
         writer: BatchWriter,
         watermark: Any,
-        callback: Callable[[sa.Connection, sa.Table | None, Any], None],
+        callbacks: Sequence[Callable[[sa.Connection, sa.Table | None, Any], None]],
         log: logging.Logger,
     ) -> None:
-        self.run_id = new_run_id()
+        self.run_id = writer.run_id
         self.batches = 0
         self.watermark = watermark
         self.changed_by: dict[str, str] = {}
         self._writer = writer
-        self._callback = callback
+        self._callbacks = callbacks
         self._log = log
 
     def one_batch(self, item: Any) -> None:
@@ -239,8 +246,9 @@ class _Run:
     def _call_back(self, batch_metadata: Any) -> None:
         conn = self._writer.conn
         transaction = conn.get_transaction()
-        for table in self._writer.tables_to_select():
-            self._callback(conn, table, batch_metadata)
+        for callback in self._callbacks:
+            for table in self._writer.tables_to_select():
+                callback(conn, table, batch_metadata)
         if conn.get_transaction() is not transaction or transaction is None:
             msg = "on_before_visible ended the transaction of its batch; it must not commit"
             raise IngestError(msg)
@@ -334,9 +342,6 @@ def _three_arguments(
     callback: Any,
 ) -> Callable[[sa.Connection, sa.Table | None, Any], None]:
     """See both documented shapes of the callback as one; the short one runs once a batch."""
-    if not callable(callback):
-        msg = f"on_before_visible must be a function, not {callback!r}"
-        raise ValidationError(msg)
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(callback).parameters.values()
     many = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)

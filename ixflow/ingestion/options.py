@@ -82,6 +82,7 @@ class TableCounts:
     """What one ingest did to one table.
 
     ``unchanged`` rows were there already with the same values, or came twice in one batch.
+    ``quarantined`` rows broke a rule and were put aside.
     ``replaced_because`` says why the table was made anew; empty when it was not.
     """
 
@@ -89,6 +90,7 @@ class TableCounts:
     updated: int = 0
     unchanged: int = 0
     deleted: int = 0
+    quarantined: int = 0
     replaced_because: tuple[str, ...] = ()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from ixflow.errors import ValidationError
+from ixflow.ingestion.checks import RowCheck
 
 __all__ = ["either_order"]
 
@@ -23,7 +24,7 @@ _PEERS_ORDER = (
 def either_order(function: Callable[P, R]) -> Callable[P, R]:
     """Let a fourth positional argument that is not a callback be the high watermark.
 
-    A callable can be no watermark, so nothing is taken for anything else.
+    Neither a callable nor a check can be a watermark, so nothing is taken for anything else.
 
     >>> @either_order
     ... def ingest(conn, metadata, batches, on_before_visible=None, high_watermark=0):
@@ -34,7 +35,7 @@ def either_order(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if len(args) <= _SAME or callable(args[_SAME]):
+        if len(args) <= _SAME or _is_callback(args[_SAME]):
             return function(*args, **kwargs)
         more = args[_SAME:]
         if len(more) > len(_PEERS_ORDER):
@@ -48,3 +49,8 @@ def either_order(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args[:_SAME], **{**kwargs, **named})  # type: ignore[arg-type] # by name
 
     return call
+
+
+def _is_callback(value: object) -> bool:
+    items = value if isinstance(value, (list, tuple)) and value else [value]
+    return all(callable(item) or isinstance(item, RowCheck) for item in items)

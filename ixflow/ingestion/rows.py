@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ from ixflow.ingestion.texts import encoder
 from ixflow.tables.arrow import is_arrow_like
 from ixflow.values import Column
 
-__all__ = ["Binder", "Router", "is_sql", "rows_to_arrow"]
+__all__ = ["Binder", "Router", "ServerRows", "is_sql", "rows_to_arrow"]
 
 _FIRST_ROWS = 64
 _PIECE_BYTES = 16 << 20
@@ -112,9 +113,21 @@ class Router:
             raise counted_from(error, first) from error.__cause__
 
 
+@dataclass(frozen=True)
+class ServerRows:
+    """A query of ours whose rows the server inserts."""
+
+    query: str
+
+    def as_string(self, _: Any) -> str:
+        """Give the query, as the SQL objects of drivers do."""
+        return self.query
+
+
 def is_sql(row: Any) -> bool:
     """Say whether it is SQL of psycopg or psycopg2, such as ``sql.SQL("SELECT ...")``."""
-    return type(row).__module__ in ("psycopg.sql", "psycopg2.sql") and hasattr(row, "as_string")
+    drivers = type(row).__module__ in ("psycopg.sql", "psycopg2.sql")
+    return isinstance(row, ServerRows) or (drivers and hasattr(row, "as_string"))
 
 
 def _weight(row: Any) -> int:

@@ -34,6 +34,7 @@ class PostgresDialect(Dialect):
     driver = "postgresql+psycopg"
     default_port = 5432
     shares_snapshot = True
+    row_place = "ctid"
     moves_tables = True
     temporary_schema = "pg_temp"
     overriding = "OVERRIDING SYSTEM VALUE "
@@ -136,6 +137,10 @@ class PostgresDialect(Dialect):
         cast = "text" if column.as_text else types.READ_AS.get(base)
         quoted = self.quote(column.name)
         return f"{quoted}::{cast} AS {quoted}" if cast else quoted
+
+    def text_literal(self, text: str) -> str:
+        """Write a text so that it means the same under every server setting."""
+        return catalog.literal(text)
 
     def check_ingests(self, conn: sa.Connection) -> None:
         """See that the driver can COPY inside the transaction."""
