@@ -13,8 +13,10 @@ from ixflow.dagster.failures import failures
 from ixflow.dagster.metadata import asset_key, table_metadata, word
 from ixflow.dagster.table_store import WAREHOUSE, SQLTableStoreResource, key_and_kinds, storage
 from ixflow.dialects import connected, dialect_of
-from ixflow.ingestion.ingest import ingest
-from ixflow.ingestion.options import Delete, HighWatermark, IngestResult, Upsert
+from ixflow.ingestion.checks import RowCheck, split_callbacks
+from ixflow.ingestion.ingest import BeforeVisible, ingest
+from ixflow.ingestion.missing import Missing
+from ixflow.ingestion.options import Delete, HighWatermark, IngestResult, TableCounts, Upsert
 from ixflow.secrets import redact
 from ixflow.tables.declared import name_of
 from ixflow.values import Column, TableName
@@ -31,7 +33,9 @@ class IngestConfig(dg.Config):
         "text of a watermark to start behind",
     )
     delete: str = Field(
-        default=Delete.OFF, description="__BEFORE_FIRST_BATCH__ replaces all existing rows"
+        default=Delete.OFF,
+        description="__BEFORE_FIRST_BATCH__ replaces all existing rows; __MISSING__ deletes those "
+        "that an ingest of everything does not give; __OFF__: as the asset says",
     )
     upsert: str = Field(
         default=Upsert.IF_PRIMARY_KEY, description="__OFF__ inserts only, it never updates"
@@ -55,6 +59,8 @@ def ingest_asset(
     deps: Iterable[Any] = (),
     warehouse: str | SQLTableStoreResource = WAREHOUSE,
     io_manager_key: str | None = None,
+    on_before_visible: BeforeVisible = (),
+    delete: str | Missing = Delete.OFF,
     group_name: str | None = None,
     kinds: set[str] | None = None,
     automation_condition: dg.AutomationCondition[Any] | None = None,
@@ -69,7 +75,9 @@ def ingest_asset(
     batches as `ixflow.ingest` takes them. The asset keys are ``[*key_prefix, schema, table]``.
     ``warehouse`` is the key of the `SQLTableStoreResource` to write to; the resource itself also
     tells the icon, and is expected as resource ``warehouse`` of the definitions. Downstream assets
-    load the tables through the IO manager ``io_manager_key``.
+    load the tables through the IO manager ``io_manager_key``. ``on_before_visible`` and ``delete``
+    are those of `ixflow.ingest`; each `RowCheck` is an asset check too, which fails when rows were
+    put aside.
 
     Example::
 
@@ -79,6 +87,7 @@ def ingest_asset(
 
     """
     key, icons = key_and_kinds(warehouse, kinds)
+    _, checks = split_callbacks(on_before_visible)
 
     def decorate(batches: Callable[..., Iterable[Any]]) -> dg.AssetsDefinition:
         specs = [
@@ -101,6 +110,7 @@ def ingest_asset(
         @dg.multi_asset(
             name=name or batches.__name__,
             specs=specs,
+            check_specs=_check_specs(metadata, checks, key_prefix),
             required_resource_keys={key},
             retry_policy=retry_policy,
             pool=pool,
@@ -109,7 +119,14 @@ def ingest_asset(
             resource: SQLTableStoreResource = getattr(context.resources, key)
             bound = _bound(batches, context)
             yield from materialize_ingest(
-                context, resource, metadata, bound, config, key_prefix=key_prefix
+                context,
+                resource,
+                metadata,
+                bound,
+                config,
+                key_prefix=key_prefix,
+                on_before_visible=on_before_visible,
+                delete=delete,
             )
 
         return _ingest
@@ -140,23 +157,56 @@ def materialize_ingest(
     config: IngestConfig,
     *,
     key_prefix: Sequence[str] = (),
+    on_before_visible: BeforeVisible = (),
+    delete: str | Missing = Delete.OFF,
 ) -> Iterator[dg.MaterializeResult[Any]]:
     """Ingest, then tell each table's event; none is told unless the ingest is committed."""
+    _, checks = split_callbacks(on_before_visible)
     with failures(), connected(warehouse.engine) as conn:
         result = ingest(
             conn,
             metadata,
             batches,
+            on_before_visible=on_before_visible,
             high_watermark=config.watermark(),
-            delete=config.delete,
+            delete=delete if config.delete == Delete.OFF else config.delete,
             upsert=config.upsert,
         )
-    for name in map(name_of, metadata.tables.values()):
+    for table in metadata.tables.values():
+        name = name_of(table)
         yield dg.MaterializeResult(
             asset_key=asset_key(*key_prefix, name.schema, name.name),
             metadata={**_described(context, warehouse, name), **_counted(name, result)},
             data_version=dg.DataVersion(result.changed_by.get(str(name), "empty")),
+            check_results=[
+                _checked(check, result.tables[str(name)]) for check in checks if check.judges(table)
+            ],
         )
+
+
+def _check_specs(
+    metadata: sa.MetaData, checks: Sequence[RowCheck], prefix: Sequence[str]
+) -> list[dg.AssetCheckSpec]:
+    return [
+        dg.AssetCheckSpec(
+            word(check.name),
+            asset=asset_key(*prefix, table.schema, name_of(table).name),
+            description=f"Every row satisfies: {check.condition}",
+        )
+        for check in checks
+        for table in metadata.tables.values()
+        if check.judges(table)
+    ]
+
+
+def _checked(check: RowCheck, counts: TableCounts) -> dg.AssetCheckResult:
+    rows = counts.broken_rules.get(check.name, 0)
+    return dg.AssetCheckResult(
+        check_name=word(check.name),
+        passed=rows == 0,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"ixflow/rows_quarantined": rows, "ixflow/condition": check.condition},
+    )
 
 
 def _described(
@@ -183,6 +233,7 @@ def _counted(name: TableName, result: IngestResult) -> dict[str, Any]:
         "ixflow/rows_updated": counts.updated,
         "ixflow/rows_unchanged": counts.unchanged,
         "ixflow/rows_deleted": counts.deleted,
+        "ixflow/rows_quarantined": counts.quarantined,
         "ixflow/seconds": round(result.seconds, 3),
         "ixflow/run_id": result.run_id,
         "ixflow/high_watermark": json.dumps(result.high_watermark_after),

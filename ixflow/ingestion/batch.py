@@ -148,7 +148,7 @@ class BatchWriter:
             total.updated += counts.updated
             total.unchanged += counts.unchanged
             total.deleted += counts.deleted
-            total.quarantined += counts.quarantined
+            total.count_broken(counts.broken_rules)
             total.replaced_because = total.replaced_because or counts.replaced_because
 
     def _target(self, table: sa.Table) -> _Target:
@@ -238,9 +238,8 @@ class BatchWriter:
         if self._checks[target.table]:
             name = dialect.resolved(self.conn, declared.name_of(target.table))
             checks, columns = self._checks[target.table], target.columns
-            counts.quarantined += sift(
-                self.conn, name, target.stage, columns, checks, run_id=self.run_id
-            )
+            taken = sift(self.conn, name, target.stage, columns, checks, run_id=self.run_id)
+            counts.count_broken(taken)
         self._remember(target, target.stage)
         if target.merges:
             key = [column.name for column in target.table.primary_key.columns]

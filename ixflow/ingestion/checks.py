@@ -94,14 +94,17 @@ def sift(
     checks: Sequence[RowCheck],
     *,
     run_id: str,
-) -> int:
+) -> dict[str, int]:
     """Take the rows that break a rule out of a stage, whose columns may wait as text; count them.
+
+    Returns the number of rows by the name of the rule; none for rules that all rows satisfy.
 
     Raises:
         CheckFailed: a rule whose rows are not put aside is broken.
 
     """
-    dialect, taken = dialect_of(conn), 0
+    dialect = dialect_of(conn)
+    taken: dict[str, int] = {}
     for check in checks:
         bad = _bad_rows(dialect, stage, columns, check)
         count = int(run(conn, f"SELECT count(*) FROM {bad}").scalar_one())
@@ -115,7 +118,7 @@ def sift(
             _put_aside(conn, name, columns, check, bad, run_id=run_id)
             place, relation = dialect.row_place, dialect.qualified(stage)
             run(conn, f"DELETE FROM {relation} WHERE {place} IN (SELECT ixflow_place FROM {bad})")
-            taken += count
+            taken[check.name] = count
     return taken
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -82,7 +83,7 @@ class TableCounts:
     """What one ingest did to one table.
 
     ``unchanged`` rows were there already with the same values, or came twice in one batch.
-    ``quarantined`` rows broke a rule and were put aside.
+    ``broken_rules`` counts the rows that were put aside, by the rule that they broke.
     ``replaced_because`` says why the table was made anew; empty when it was not.
     """
 
@@ -90,8 +91,18 @@ class TableCounts:
     updated: int = 0
     unchanged: int = 0
     deleted: int = 0
-    quarantined: int = 0
     replaced_because: tuple[str, ...] = ()
+    broken_rules: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def quarantined(self) -> int:
+        """Rows that were put aside."""
+        return sum(self.broken_rules.values())
+
+    def count_broken(self, more: Mapping[str, int]) -> None:
+        """Add rows that were put aside, by rule."""
+        for rule, rows in more.items():
+            self.broken_rules[rule] = self.broken_rules.get(rule, 0) + rows
 
 
 @dataclass(frozen=True, slots=True)
