@@ -40,8 +40,8 @@ def parquet_batches(
         files: Paths of Parquet files with one schema, or a function that gives them.
         table: The table of the metadata that the rows go to.
         cursor: A column that only grows: a serial key, a time of change. Rows strictly beyond
-            the watermark are ingested. NULL is beyond every watermark, so such rows are always
-            ingested, which needs a primary key to be repeatable.
+            the watermark are ingested. NULL (and NaN) is beyond every watermark, so such rows are
+            always ingested, which needs a primary key to be repeatable.
         overlap: Ingest this much before the watermark again, for rows that were committed late
             with a lower cursor: a number or a ``timedelta``. Needs a primary key.
         filesystem: A pyarrow or fsspec file system on which the paths are; None: this machine's.
@@ -76,8 +76,9 @@ def parquet_batches(
         found = dataset.scanner(columns=[cursor], filter=beyond).to_table()[cursor]
         if len(found) == 0:
             return
-        if found.null_count and not keyed:
-            msg = f"{found.null_count} rows have no {cursor} and {table.name} has no primary key"
+        without = pc.sum(pc.is_null(found, nan_is_null=True)).as_py()
+        if without and not keyed:
+            msg = f"{without} rows have no {cursor} and {table.name} has no primary key"
             raise ValidationError(msg, table=str(table.name), column=cursor)
         after = as_watermark(_later(_greatest(found, cursor), high_watermark, type_))
         yield after, {"files": len(paths)}, [(table, dataset.scanner(filter=beyond).to_reader())]
@@ -92,11 +93,13 @@ def _beyond(cursor: str, type_: pa.DataType, watermark: Any, overlap: Any) -> ds
     if overlap is not None:
         value = value - overlap
     field = pc.field(cursor)
-    return (field > pa.scalar(value, type_)) | field.is_null()
+    beyond = (field > pa.scalar(value, type_)) | field.is_null()
+    # A file's statistics do not tell of NaN, and `is_null(nan_is_null=True)` believes them.
+    return beyond | pc.is_nan(field) if pa.types.is_floating(type_) else beyond
 
 
 def _greatest(found: pa.ChunkedArray, cursor: str) -> Any:
-    greatest = pc.max(found)
+    greatest = pc.max(found.filter(pc.invert(pc.is_null(found, nan_is_null=True))))
     if pa.types.is_timestamp(greatest.type):
         try:
             greatest = greatest.cast(pa.timestamp("us", greatest.type.tz))

@@ -37,6 +37,11 @@ __all__ = [
 ]
 
 
+# Enumerations may be there already; the table has a name of its own. SQLAlchemy 2.0 asks for both.
+_CHECK_TYPES: Any = getattr(sa.schema, "CheckFirst", None)
+_CHECK_TYPES = True if _CHECK_TYPES is None else _CHECK_TYPES.TYPES
+
+
 def name_of(table: sa.Table) -> TableName:
     """Give the name of a SQLAlchemy table."""
     return TableName(str(table.name), table.schema)
@@ -110,7 +115,7 @@ def would_be(conn: sa.Connection, table: sa.Table) -> TableDefinition:
     dialect = dialect_of(conn)
     probe = f"_ixflow_probe_{uuid.uuid4().hex[:16]}"
     made = _copy(table, TableName(probe), prefixes=["TEMPORARY"])
-    made.create(conn, checkfirst=sa.schema.CheckFirst.TYPES)
+    made.create(conn, checkfirst=_CHECK_TYPES)
     create_indexes(conn, made, table)
     place = TableName(probe, dialect.temporary_schema)
     found = definition(conn, place)
@@ -134,7 +139,7 @@ def create(
     made = _copy(table, name, key=key)
     for constraint in () if unique else _unique_constraints(made):
         constraint.ddl_if(callable_=_never)
-    made.create(conn, checkfirst=sa.schema.CheckFirst.TYPES)
+    made.create(conn, checkfirst=_CHECK_TYPES)
     return _copy(table, name)
 
 

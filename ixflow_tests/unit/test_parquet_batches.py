@@ -108,6 +108,19 @@ def test_rows_without_a_cursor_always_come_for_a_table_with_a_key(write):
     assert run(nothing_else, 7) == (7, [None, None])
 
 
+def test_not_a_number_is_beyond_every_watermark_as_null_is(write):
+    nan = float("nan")
+    paths = write(pa.array([2.0, nan, 1.0]), pa.array([nan]))
+    ((after, _, pairs),) = parquet_batches(paths, KEYED, cursor="c")(None)
+    assert after == 2.0
+    assert sum(reader.read_all().num_rows for _, reader in pairs) == 4
+    ((again, _, pairs),) = parquet_batches(paths, KEYED, cursor="c")(2.0)
+    assert again == 2.0
+    assert sum(reader.read_all().num_rows for _, reader in pairs) == 2
+    with pytest.raises(ValidationError, match="2 rows have no c"):
+        list(parquet_batches(paths, UNKEYED, cursor="c")(None))
+
+
 @pytest.mark.parametrize("watermark", [None, 1])
 @pytest.mark.parametrize("values", [[1, None], [None]])
 def test_rows_without_a_cursor_are_refused_for_a_table_without_a_key(write, watermark, values):
