@@ -25,6 +25,9 @@ IxflowError (IxtractError)
 ├── PlanCorruptionError              give up: a stored plan is not what was stored
 ├── ExecutionError                   look at the cause: an extraction stopped, nothing published
 ├── IngestError                      look at the cause: a batch was rolled back
+│   ├── CheckFailed                  ... rows break a rule that refuses
+│   ├── TooManyMissing               ... the source lacks more rows than it may
+│   └── DuplicatePartitionError      ... a version has the rows of the one before
 ├── TaskError                        look at the cause: the user's task raised
 ├── CacheError                       run the producing task: a stored result is missing
 └── LockError                        a stage lock was lost or is held against the rules
