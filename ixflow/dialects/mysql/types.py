@@ -7,16 +7,15 @@ reaches 838 hours, ENUM and SET are names, BIT is its digits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ixflow.dialects.types import decimal_type, split_sql_type
+from ixflow.dialects.types import cast_column, decimal_type, is_bytes, is_text, split_sql_type
 from ixflow.values import Column
 
-__all__ = ["arrow_type", "select_form", "to_array"]
+__all__ = ["arrow_type", "select_form", "to_array", "travels_as"]
 
 _INTEGERS = {
     "tinyint": (pa.int8(), pa.uint8()),
@@ -75,12 +74,22 @@ def select_form(column: Column, quoted: str) -> str:
     return f"CAST({quoted} AS CHAR)"
 
 
-def to_array(values: Sequence[Any], column: Column) -> pa.Array:
-    """Make the array of one column from what the driver gives: text, bytes, or Python numbers."""
+def travels_as(column: Column) -> pa.DataType:
+    """Say as what `to_array` takes a column: as bytes, or as the text of a number or time."""
+    free = is_text(column.type) or is_bytes(column.type)
+    return pa.binary() if free else pa.string()
+
+
+def to_array(cells: pa.Array, column: Column, first_row: int = 0) -> pa.Array:
+    """Make the array of one column from what the server sends, which must be a value of its type.
+
+    Raises:
+        ValueDoesNotFit: one is not, such as a zero date; or a text is not UTF-8.
+
+    """
     type_ = column.type
-    if pa.types.is_timestamp(type_):
-        naive = pc.cast(pa.array(values, pa.string()), pa.timestamp("us"))
-        return naive if type_.tz is None else pc.cast(naive, type_)
-    if pa.types.is_date(type_) or pa.types.is_decimal(type_):
-        return pc.cast(pa.array(values, pa.string()), type_)
-    return pa.array(values, type_)
+    if pa.types.is_timestamp(type_) and type_.tz is not None:
+        # The session's time zone is UTC.
+        without = replace(column, type=pa.timestamp(type_.unit))
+        return pc.cast(to_array(cells, without, first_row), type_)
+    return cast_column(cells, column, table="query", first_row=first_row)
