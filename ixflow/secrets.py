@@ -18,9 +18,14 @@ SECRET_KEYS = ("password", "passwd", "pwd", "secret", "token", "api_key", "acces
 _URL_PASSWORD = re.compile(r"(?i)(?P<head>[a-z][a-z0-9+.\-]*://[^\s/:@]*:)[^\s]*@(?=[^\s@]*)")
 _WORDS = "|".join(SECRET_KEYS)
 _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
-# password=x, sslpassword = 'x y', and the 'password': 'x' of a printed dict or JSON.
+_BRACED = r"\{(?:[^}]|\}\})*\}"
+# password=x, sslpassword = 'x y', PWD={x;y}, and the 'password': 'x' of a printed dict or JSON.
 _KEY_VALUE = re.compile(
-    rf"""(?i)(?P<head>\b[\w-]*(?:{_WORDS})[\w-]*\s*=\s*)(?:{_QUOTED}|[^\s&;,'"]+)"""
+    rf"""(?i)(?P<head>\b[\w-]*(?:{_WORDS})[\w-]*\s*=\s*)(?:{_QUOTED}|{_BRACED}|[^\s&;,'"]+)"""
+)
+# A key of an ODBC connection string; only a semicolon or its brace ends the value.
+_ODBC_PASSWORD = re.compile(
+    rf"(?i)(?P<head>(?:^|;)\s*(?:pwd|password)\s*=\s*)(?P<value>{_BRACED}|[^;]*)"
 )
 _QUOTED_KEY = re.compile(
     rf"""(?i)(?P<head>(?P<mark>['"])[\w-]*(?:{_WORDS})[\w-]*(?P=mark)\s*:\s*)"""
@@ -42,7 +47,11 @@ def redact_url(url: str | sa.URL) -> str:
         return redact(str(url))
     if isinstance(url, str) and url.count("@") > 1:
         return redact(url)
-    hidden = {key: "***" for key in made.query if _is_secret(key)}
+    hidden = {
+        key: "***"
+        for key, value in made.query.items()
+        if _is_secret(key) or _ODBC_PASSWORD.search(str(value))
+    }
     if hidden:
         made = made.update_query_dict(hidden)
     return made.render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
@@ -87,7 +96,15 @@ def secrets_of(config: Mapping[str, Any]) -> tuple[str, ...]:
             found.append(str(value))
         elif value and _may_be_url(value):
             found += _secrets_of_url(str(value))
+        elif isinstance(value, str):
+            found += _secrets_of_odbc(value)
     return tuple(found)
+
+
+def _secrets_of_odbc(text: str) -> list[str]:
+    found = [match["value"].strip() for match in _ODBC_PASSWORD.finditer(text)]
+    bare = [value[1:-1].replace("}}", "}") for value in found if value.startswith("{")]
+    return [value for value in found + bare if value]
 
 
 def _may_be_url(value: Any) -> bool:
@@ -100,7 +117,8 @@ def _secrets_of_url(text: str) -> list[str]:
     except (sa.exc.ArgumentError, ValueError):
         return [text]
     values = [str(url.password)] if url.password else []
-    return values + [str(value) for key, value in url.query.items() if _is_secret(key)]
+    values += [str(value) for key, value in url.query.items() if _is_secret(key)]
+    return values + [one for value in url.query.values() for one in _secrets_of_odbc(str(value))]
 
 
 def masked(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +135,9 @@ def _masked_value(key: str, value: Any) -> Any:
         return masked(value)
     if value is not None and _is_secret(key):
         return "***"
-    return redact_url(value) if _may_be_url(value) else value
+    if _may_be_url(value):
+        return redact_url(value)
+    return _ODBC_PASSWORD.sub(r"\g<head>***", value) if isinstance(value, str) else value
 
 
 def _is_secret(key: str) -> bool:

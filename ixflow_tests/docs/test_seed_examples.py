@@ -1,7 +1,7 @@
 """The examples of ixtract's documentation run as they are written.
 
 Only the places are replaced: host, database, user and directories that no test machine has. The
-module's name is ixflow's. Not there yet: the source type ``sqlserver`` (marked below).
+module's name is ixflow's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import pytest
 import sqlalchemy as sa
 
 import ixflow
-from ixflow.errors import UnsupportedDatabase
 from ixflow.extraction.migrations import runs
 from ixflow.extraction.state import StatePlace
 from ixflow_tests.sources import intent_for, make
@@ -240,6 +239,10 @@ def test_the_whole_example(fresh_postgres, tmp_path, capsys):
     assert "2,000 rows" in said
 
 
-@pytest.mark.xfail(raises=UnsupportedDatabase, reason="not in this release")
-def test_the_source_type_sqlserver():
-    ixflow.ExtractionIntent("sqlserver", {"database": "d"}, "orders")
+@pytest.mark.parametrize("source_type", ["postgresql", "mysql", "sqlserver"])
+def test_every_source_type_takes_the_same_configuration(source_type):
+    example = INTENT.replace('source_type="postgresql"', f'source_type="{source_type}"')
+    names: dict[str, Any] = {}
+    exec(example, names)  # noqa: S102
+    assert names["intent"].source()["type"] == source_type
+    assert "secret" not in repr(names["intent"])
