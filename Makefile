@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PINS := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-postgres test lint bench clean
+.PHONY: help demo demo-postgres test lint bench bench-peers clean
 
 help:
 	@echo 'make demo           the shop on DuckDB, then the Dagster UI (ARGS=--no-serve: without)'
@@ -15,6 +15,7 @@ help:
 	@echo 'make test           all tests, on database servers of their own (ARGS goes to pytest)'
 	@echo 'make lint           ruff, mypy, import-linter'
 	@echo 'make bench          the benchmarks (ARGS goes to them)'
+	@echo 'make bench-peers    the same beside other tools, in environments below .benchmarks/'
 	@echo 'make clean          remove the environment and everything made'
 
 demo: .venv/.installed
@@ -35,8 +36,32 @@ lint: .venv/.installed-dev
 bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# Each peer in an environment of its own, at the version that the notes are about.
+PEER_PYTHON312 ?= python3.12
+PEER_NAMES := connectorx duckdb ixtract
+PEER_PINS_connectorx := connectorx==0.4.6 pyarrow==26.0.1
+PEER_PINS_duckdb := duckdb==1.5.5 duckdb-extension-postgres-scanner==1.5.5
+PEER_PINS_ixtract := ixtract==0.9.4 psycopg2-binary==2.9.13 pymysql==1.2.4 \
+	sqlalchemy==2.1.9 pyarrow==26.0.1
+
+bench-peers: .venv/.installed-dev $(PEER_NAMES:%=.benchmarks/%/.installed)
+	$(BIN)/python -m benchmarks $(ARGS) \
+		$(foreach name,$(PEER_NAMES),--peer-python $(name)=.benchmarks/$(name)/bin/python)
+
+.benchmarks/connectorx/.installed .benchmarks/duckdb/.installed: PEER_BASE = $(BIN)/python
+.benchmarks/ixtract/.installed: PEER_BASE = $(PEER_PYTHON312)
+
+# Without its interpreter a peer is left out, which the benchmarks say.
+.benchmarks/%/.installed: .venv/.made Makefile
+	@if $(PEER_BASE) -c '' 2>/dev/null; then set -x; \
+		$(PEER_BASE) -m venv --clear .benchmarks/$* && \
+		.benchmarks/$*/bin/python -m pip install --quiet --disable-pip-version-check \
+			$(PEER_PINS_$*) && touch $@; \
+	else echo "no environment for $*: $(PEER_BASE) does not run" \
+		"(name one: make bench-peers PEER_PYTHON312=/path/to/python3.12)"; fi
+
 clean:
-	rm -rf .venv .ixflow artifacts build dist .hypothesis .import_linter_cache .mypy_cache \
+	rm -rf .venv .benchmarks .ixflow artifacts build dist .hypothesis .import_linter_cache .mypy_cache \
 		.pytest_cache .ruff_cache .tmp_dagster_home_*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

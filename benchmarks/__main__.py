@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure the cases on a PostgreSQL server of their own."""
+"""`python -m benchmarks`: measure the cases, each on a database server of its own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import BenchmarkFailed, machine_facts, measure, table
+from benchmarks.harness import BenchmarkFailed, measure
+from benchmarks.peers import PEERS, with_interpreters
+from benchmarks.report import judged, machine_facts, table
 from ixflow.demo.postgres_server import PostgresServer
 
-CASES = ("extraction", "ingest")
+CASES = ("extraction", "accounts", "planning", "scale", "ingest", "mysql")
+_ROWS = 1_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,29 +40,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     module = _module(name)
+    rows = options.rows or getattr(module, "ROWS", _ROWS)
     # A server of its own: no case inherits the caches and left-overs of the one before.
-    with PostgresServer() as server:
-        facts = f"{machine_facts()}, PostgreSQL {server.version} (fsync off)"
-        contenders = module.prepare(server.url, options.rows)
+    with getattr(module, "SERVER", PostgresServer)() as server:
+        kind = getattr(module, "DATABASE", "PostgreSQL")
+        facts = f"{machine_facts()}, {kind} {server.version} (fsync off)"
+        contenders = module.prepare(server.url, rows)
         found = measure(
-            contenders,
-            rows=options.rows,
+            with_interpreters(contenders, dict(options.peer_python), _say),
+            rows=rows,
             repeat=options.repeat,
             server_pid=server.pid,
-            progress=lambda line: print(line, file=sys.stderr),
+            progress=_say,
         )
-    print(table(f"{name}: {module.TITLE}", facts, found), end="\n\n", flush=True)
+    print(table(f"{name}: {module.TITLE}", facts, found), end="\n\n")
+    targets = list(judged(getattr(module, "TARGETS", ()), found))
+    print(*targets, sep="\n", end="\n\n" if targets else "", flush=True)
     contenders_found = [measurement.as_json(found[0]) for measurement in found]
-    return {"case": name, "title": module.TITLE, "facts": facts, "contenders": contenders_found}
+    return {
+        "case": name,
+        "title": module.TITLE,
+        "facts": facts,
+        "contenders": contenders_found,
+        "targets": targets,
+    }
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("case", nargs="*", help=f"of {', '.join(CASES)} (default: all)")
     parser.add_argument("--list", action="store_true", help="name the cases and end")
-    parser.add_argument("--rows", type=_count, default=1_000_000, help="default: 1000000")
+    parser.add_argument("--rows", type=_count, help="default: the case's, else 1000000")
     parser.add_argument("--repeat", type=_count, default=5, help="counted runs (default: 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every run here")
+    parser.add_argument(
+        "--peer-python",
+        action="append",
+        default=[],
+        type=_peer,
+        metavar="NAME=PATH",
+        help=f"a peer's interpreter, of {', '.join(PEERS)}; can be given again",
+    )
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.case) - set(CASES)):
         parser.error(f"no case {', '.join(unknown)}; there are {', '.join(CASES)}")
@@ -70,6 +95,13 @@ def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
     return int(text)
+
+
+def _peer(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not equals or not path or name not in PEERS:
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=PATH with one of {', '.join(PEERS)}")
+    return name, path
 
 
 def _module(name: str) -> Any:

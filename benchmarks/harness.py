@@ -30,10 +30,8 @@ __all__ = [
     "WrongRows",
     "contend",
     "cpu_seconds",
-    "machine_facts",
     "measure",
     "server_cpu_seconds",
-    "table",
 ]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -50,20 +48,27 @@ class WrongRows(BenchmarkFailed):
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A program that does the case's work. The first contender of a case is its measure."""
+    """A program that does the case's work. The first contender of a case is its measure.
+
+    A ``peer`` is run by the interpreter of that name's own environment, which ``command`` lacks.
+    ``rows`` are those that it has to report, where they are not the case's.
+    """
 
     name: str
     command: tuple[str, ...]
+    peer: str | None = None
+    rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one run took. ``peak_mb`` is the process's own peak, its imports included."""
+    """What one run took. ``peak_mb`` includes imports, ``over_mb`` is what the work added."""
 
     wall: float
     client_cpu: float
     server_cpu: float
     peak_mb: float
+    over_mb: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Measurement:
 
     def as_json(self, measure: Measurement) -> dict[str, Any]:
         """Give medians, ratios to the measure, and every run."""
-        fields = ("wall", "client_cpu", "server_cpu", "peak_mb")
+        fields = ("wall", "client_cpu", "server_cpu", "peak_mb", "over_mb")
         return {
             "name": self.name,
             "rows": self.rows,
@@ -124,7 +129,7 @@ def measure(
 
     Args:
         contenders: What to compare; the first is the measure.
-        rows: How many rows each has to report.
+        rows: How many rows each has to report that does not say otherwise itself.
         repeat: Counted runs of each.
         server_pid: The parent of the database server's processes; None: there is no server.
         progress: Hears a line for each run.
@@ -135,13 +140,14 @@ def measure(
 
     """
     runs: dict[str, list[Run]] = {contender.name: [] for contender in contenders}
+    expected = {contender.name: contender.rows or rows for contender in contenders}
     for number in range(repeat + 1):
         for contender in contenders:
-            run = _run(contender, rows, server_pid)
+            run = _run(contender, expected[contender.name], server_pid)
             if number:
                 runs[contender.name].append(run)
             progress(f"round {number} of {repeat}: {contender.name}: {run.wall:.2f} s")
-    return [Measurement(name, rows, tuple(done)) for name, done in runs.items()]
+    return [Measurement(name, expected[name], tuple(done)) for name, done in runs.items()]
 
 
 def _run(contender: Contender, rows: int, server_pid: int | None) -> Run:
@@ -150,6 +156,7 @@ def _run(contender: Contender, rows: int, server_pid: int | None) -> Run:
         assert given is not None
         assert told is not None
         _expect(contender, told.readline() == b"ready\n", said)
+        before = _forget_peak(process.pid)
         client, server = cpu_seconds(process.pid), server_cpu_seconds(server_pid)
         started = perf_counter()
         given.write(b"\n")
@@ -157,13 +164,13 @@ def _run(contender: Contender, rows: int, server_pid: int | None) -> Run:
         answer = told.readline()
         wall = perf_counter() - started
         _expect(contender, answer.strip().isdigit(), said)
-        client_cpu, peak_mb = cpu_seconds(process.pid) - client, _peak_mb(process.pid)
+        client_cpu, peak_mb = cpu_seconds(process.pid) - client, _memory_mb(process.pid, "VmHWM")
         given.close()
         _expect(contender, process.wait() == 0 and peak_mb > 0, said)
         server_cpu = server_cpu_seconds(server_pid) - server
     if int(answer) != rows:
         raise WrongRows(f"{contender.name} reported {int(answer):,} rows instead of {rows:,}")
-    return Run(wall, client_cpu, server_cpu, peak_mb)
+    return Run(wall, client_cpu, server_cpu, peak_mb, max(0.0, peak_mb - before))
 
 
 @contextlib.contextmanager
@@ -227,51 +234,15 @@ def _stat(pid: int) -> list[str]:
         return []
 
 
-def _peak_mb(pid: int) -> float:
-    """Give the most memory the process has had; 0: it has not waited to be asked."""
+def _forget_peak(pid: int) -> float:
+    """Let the peak begin anew where the kernel allows it, and give the memory that is held."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return _memory_mb(pid, "VmRSS")
+
+
+def _memory_mb(pid: int, which: str) -> float:
+    """Give VmRSS, what the process holds, or VmHWM, its peak; 0: it has not waited to be asked."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    kilobytes = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), "0")
+    kilobytes = next((line.split()[1] for line in lines if line.startswith(f"{which}:")), "0")
     return int(kilobytes) / 1024
-
-
-# -- what is printed -------------------------------------------------------------------------------
-
-
-def machine_facts() -> str:
-    """Name what the numbers depend on; the load tells how much to believe them."""
-    python = sys.version.split(maxsplit=1)[0]
-    return f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {python}"
-
-
-def table(title: str, facts: str, measurements: Sequence[Measurement]) -> str:
-    """Lay out the measurements, with the ratio to the first behind each median."""
-    head = ("contender", "wall s", "min..max", "x", "client CPU s", "x", "server CPU s", "x")
-    lines: list[tuple[str, ...]] = [(*head, "peak MB", "rows/s")]
-    lines += [_line(found, measurements[0]) for found in measurements]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    body = [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in lines
-    ]
-    first, repeat = measurements[0], len(measurements[0].runs)
-    return "\n".join(
-        [
-            title,
-            f"{facts}, {first.rows:,} rows; medians of {repeat} after a warm-up, in turn",
-            f"ratios, not clocks: x is the median divided by that of {first.name}",
-            "",
-            *body,
-        ]
-    )
-
-
-def _line(found: Measurement, measure: Measurement) -> tuple[str, ...]:
-    walls = [run.wall for run in found.runs]
-    cells = [found.name]
-    for field in ("wall", "client_cpu", "server_cpu"):
-        ratio = found.ratio(field, measure)
-        cells.append(f"{found.median(field):.2f}")
-        if field == "wall":
-            cells.append(f"{min(walls):.2f}..{max(walls):.2f}")
-        cells.append("-" if ratio is None else f"{ratio:.2f}")
-    return (*cells, f"{found.median('peak_mb'):.0f}", f"{found.rows_per_second:,.0f}")

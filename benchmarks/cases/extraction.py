@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.cases.source import TABLE, connect, make_source
+from benchmarks.cases import accounts
+from benchmarks.cases.source import TABLE, make_source
 from benchmarks.harness import Contender, contend
 
 TITLE = "PostgreSQL to Parquet (zstd)"
@@ -26,40 +27,15 @@ def prepare(url: str, rows: int) -> list[Contender]:
 
 def copy_to_nowhere(url: str, output: Path) -> Callable[[], int]:
     """Let the server send every row as it does best, and drop what comes."""
+    from benchmarks.wire import copy_to_nowhere as copied
+
     del output
-
-    def work() -> int:
-        with (
-            connect(url) as conn,
-            conn.cursor() as cursor,
-            cursor.copy(f"COPY {TABLE} TO STDOUT (FORMAT binary)") as copy,
-        ):
-            for _ in copy:
-                pass
-            return int(cursor.rowcount)
-
-    return work
+    return lambda: copied(url.replace("+psycopg", ""), f"SELECT * FROM {TABLE}")
 
 
 def ixflow_execute(url: str, output: Path, *, workers: int) -> Callable[[], int]:
-    """Plan and execute, as a user would; but for the drivers, which ixflow imports when needed."""
-    import adbc_driver_postgresql.dbapi  # noqa: F401
-    import psycopg  # noqa: F401
-    import sqlalchemy as sa
-
-    import ixflow
-
-    made = sa.make_url(url)
-    source = {"host": made.host, "port": made.port, "user": made.username, "database": "postgres"}
-    intent = ixflow.ExtractionIntent("postgresql", source, TABLE, output, max_workers=workers)
-    context = ixflow.RuntimeContext(min_workers=workers)
-
-    def work() -> int:
-        planned = ixflow.plan(intent, context)
-        assert planned.plan.worker_count == workers, planned.worker_resolution
-        return rows_in(ixflow.execute(planned).output_files)
-
-    return work
+    """Plan and execute, as a user would."""
+    return accounts.ixflow_execute(url, TABLE, output, workers=workers)
 
 
 def adbc_to_parquet(url: str, output: Path) -> Callable[[], int]:
@@ -76,16 +52,9 @@ def adbc_to_parquet(url: str, output: Path) -> Callable[[], int]:
             with pq.ParquetWriter(file, batches.schema, compression="zstd") as writer:
                 for batch in batches:
                     writer.write_batch(batch)
-        return rows_in([file])
+        return accounts.rows_in([file])
 
     return work
-
-
-def rows_in(files: Sequence[str | Path]) -> int:
-    """Count what the files themselves say they hold."""
-    import pyarrow.parquet as pq
-
-    return sum(int(pq.read_metadata(file).num_rows) for file in files)
 
 
 CONTENDERS: dict[str, Callable[[str, Path], Callable[[], int]]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import sqlalchemy as sa
 
-__all__ = ["COLUMNS", "TABLE", "connect", "make_source"]
+__all__ = ["COLUMNS", "TABLE", "connect", "make_source", "quieten"]
 
 TABLE = "accounts"
 COLUMNS = "aid bigint, branch integer, filler text, balance numeric(12,2), changed_at timestamptz"
@@ -27,12 +27,17 @@ def connect(url: str) -> psycopg.Connection:
     return psycopg.connect(plain.render_as_string(hide_password=False), autocommit=True)
 
 
+def quieten(conn: psycopg.Connection) -> None:
+    """Keep the server's own chores out of the measurements."""
+    for setting in _QUIET:
+        conn.execute(f"ALTER SYSTEM SET {setting}")
+    conn.execute("SELECT pg_reload_conf()")
+
+
 def make_source(url: str, rows: int) -> None:
-    """Make and fill the table; keep the server's own chores out of the measurements."""
+    """Make and fill the table."""
     with connect(url) as conn:
-        for setting in _QUIET:
-            conn.execute(f"ALTER SYSTEM SET {setting}")
-        conn.execute("SELECT pg_reload_conf()")
+        quieten(conn)
         conn.execute(f"CREATE TABLE {TABLE} ({COLUMNS}, PRIMARY KEY (aid))")
         conn.execute(_FILL, (rows,))
         conn.execute(f"VACUUM (FREEZE, ANALYZE) {TABLE}")

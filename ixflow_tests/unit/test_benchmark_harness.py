@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from benchmarks.__main__ import main
 from benchmarks.harness import (
     BenchmarkFailed,
     Contender,
@@ -15,8 +16,10 @@ from benchmarks.harness import (
     WrongRows,
     measure,
     server_cpu_seconds,
-    table,
 )
+from benchmarks.peers import peer, with_interpreters
+from benchmarks.report import Target, judged, table
+from benchmarks.wire import copy_to_nowhere
 
 SLEEPS = "import time; from benchmarks.harness import contend; contend(lambda: time.sleep({}) or 7)"
 
@@ -60,6 +63,78 @@ def test_contenders_take_turns_and_each_has_a_row():
     printed = table("a title", "some facts", found)
     assert "ratios, not clocks: x is the median divided by that of quick" in printed
     assert [line.split()[0] for line in printed.splitlines()[-2:]] == ["quick", "slow"]
+
+
+def test_a_contender_may_have_rows_of_its_own():
+    own = Contender("own", sleeper("other").command, rows=7)
+    found = measure([own, sleeper("half")], rows=7, repeat=1)
+    assert [one.rows for one in found] == [7, 7]
+    with pytest.raises(WrongRows, match="own reported 7 rows instead of 9"):
+        measure([Contender("own", own.command, rows=9)], rows=7, repeat=1)
+
+
+def test_memory_is_told_with_and_without_what_starting_up_took():
+    takes = "(bytearray(b'x') * ({} << 20))"
+    work = "from benchmarks.harness import contend; contend(lambda: len({}) and 7)"
+    command = f"before = {takes.format(64)}; del before; {work.format(takes.format(32))}"
+    found = measure([Contender("big", (sys.executable, "-c", command))], rows=7, repeat=1)[0]
+    assert 31 < found.median("over_mb") < 60
+    assert found.median("peak_mb") > found.median("over_mb") + 5
+
+
+def test_a_peer_that_is_not_there_is_left_out_and_said(tmp_path):
+    said: list[str] = []
+    contenders = [sleeper("ours"), peer("theirs", "ixtract", "ixtract"), peer("x", "duckdb", "x")]
+    pythons = {"duckdb": str(tmp_path / "python"), "connectorx": sys.executable}
+    assert with_interpreters(contenders, pythons, said.append) == contenders[:1]
+    assert said[0].startswith("left out: theirs: no --peer-python ixtract=PATH")
+    assert said[1] == f"left out: x: {tmp_path}/python does not run: No such file or directory"
+
+
+def test_a_peer_without_its_library_is_left_out_and_said():
+    said: list[str] = []
+    bare = peer("bare", "no_such_module", "work")
+    assert with_interpreters([bare], {"no_such_module": sys.executable}, said.append) == []
+    assert "cannot import no_such_module: ModuleNotFoundError" in said[0]
+
+
+def test_a_peer_runs_in_the_interpreter_of_its_own():
+    [found] = with_interpreters([peer("p", "json", "work", 7)], {"json": sys.executable}, print)
+    assert found.command == (sys.executable, "-m", "benchmarks.peers", "work", "7")
+
+
+@pytest.mark.parametrize("given", ["duckdb", "duckdb=", "psql=/bin/psql"])
+def test_a_peer_is_named_with_its_path(given, capsys):
+    with pytest.raises(SystemExit):
+        main(["--peer-python", given])
+    assert f"{given} is not NAME=PATH with one of connectorx" in capsys.readouterr().err
+
+
+def test_targets_are_reached_or_missed_or_not_measured():
+    targets = [
+        Target("other", "wall", 3, "limit"),
+        Target("other", "wall", 2, "limit"),
+        Target("other", "peak_mb", 5),
+        Target("other", "wall", 2, "peer"),
+        Target("other", "server_cpu", 2, "limit"),
+    ]
+    lines = list(judged(targets, [measured("limit", 2.0), measured("other", 5.0)]))
+    assert [line.split("  ")[0] for line in lines] == [
+        "reached",
+        "MISSED",
+        "reached",
+        "not measured",
+        "MISSED",
+    ]
+    assert lines[0] == "reached       other: wall of limit: 2.5, at most 3"
+
+
+def test_the_limit_counts_what_the_server_has_sent(fresh_postgres):
+    url = fresh_postgres.url.set(drivername="postgresql").render_as_string()
+    queries = ["SELECT n FROM generate_series(1, 200000) n", "SELECT repeat('x', 5000000)"]
+    assert copy_to_nowhere(url, *queries) == 200_001
+    with pytest.raises(ValueError, match="the server did not copy"):
+        copy_to_nowhere(url, "SELECT 1 / 0")
 
 
 def test_starting_up_is_not_measured():

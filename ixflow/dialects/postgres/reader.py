@@ -1,28 +1,38 @@
-"""Reading PostgreSQL to Arrow: ADBC's binary COPY on a connection of its own, in one snapshot."""
+"""Reading PostgreSQL to Arrow: binary COPY on a connection of its own, in one snapshot.
+
+A connection without encryption is read by `copy_socket` and `copy_read`, at half the cost of ADBC,
+which reads all others.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlencode
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from ixflow.dialects.connect import unavailable
+from ixflow.dialects.connect import answered_within, hang_up, unavailable
+from ixflow.dialects.guest import guest
+from ixflow.dialects.postgres.copy_read import decode
+from ixflow.dialects.postgres.copy_socket import copied_rows, described, is_plain
 from ixflow.dialects.postgres.hold import is_transient
+from ixflow.dialects.postgres.visit import connect_options, limit_settings
 from ixflow.dialects.types import arrow_schema, cast_column
 from ixflow.errors import SnapshotUnavailable, ValueDoesNotFit
 from ixflow.values import Column
 
 if TYPE_CHECKING:
+    import psycopg
     import sqlalchemy as sa
 
 __all__ = ["PostgresReader", "open_reader"]
 
-# Bytes of one batch that ADBC gathers before it hands it over.
-_BATCH_BYTES = 8 << 20
+# Bytes that are decoded at a time: larger batches are slower, because they leave the cache.
+_BATCH_BYTES = 1 << 20
+_SETUP_SECONDS, _CANCEL_SECONDS = 30.0, 5.0
 
 # So that what the server writes as text reads the same for everybody.
 _SETTINGS = (
@@ -41,37 +51,103 @@ _FIRST_MICROSECOND = _FIRST_DAY * 86_400_000_000
 _DAY_MICROSECONDS = 86_400_000_000
 
 
-class PostgresReader:
-    """One ADBC connection in a read-only REPEATABLE READ transaction."""
+class _Source(Protocol):
+    """A connection in a transaction that is set up for reading."""
 
-    def __init__(self, conn: Any) -> None:
-        """Take an open ADBC connection whose transaction is set up."""
-        self._conn = conn
+    def arrays(self, sql: str, columns: Sequence[Column]) -> Iterator[list[pa.Array]]:
+        """Run a query; give its rows by columns, some at a time, as they travel."""
+
+    def cancel(self) -> None:
+        """Stop the running query from another thread."""
+
+
+class PostgresReader:
+    """One connection in a read-only REPEATABLE READ transaction."""
+
+    def __init__(self, source: _Source) -> None:
+        """Take an open connection whose transaction is set up."""
+        self._source = source
 
     def read(self, sql: str, columns: Sequence[Column]) -> pa.RecordBatchReader:
         """Run a query made by `Dialect.select` and stream its rows with the columns' types."""
-        cursor = self._conn.cursor()
-        cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": _BATCH_BYTES})
-        cursor.execute(sql)
         schema = arrow_schema(columns)
-        batches = _batches(cursor, columns, schema)
+        batches = _batches(self._source.arrays(sql, columns), columns, schema)
         return pa.RecordBatchReader.from_batches(schema, batches)
 
     def cancel(self) -> None:
         """Stop the running query from another thread."""
+        self._source.cancel()
+
+
+class _Adbc:
+    """Any connection, through ADBC."""
+
+    def __init__(self, conn: Any) -> None:
+        self._conn = conn
+
+    def arrays(self, sql: str, columns: Sequence[Column]) -> Iterator[list[pa.Array]]:
+        del columns
+        cursor = self._conn.cursor()
+        hint = {"adbc.postgresql.batch_size_hint_bytes": _batch_bytes()}
+        cursor.adbc_statement.set_options(**hint)
+        cursor.execute(f"{sql}\n")  # ADBC puts it in parentheses, and it may end with a comment
+        return self._fetched(cursor)
+
+    @staticmethod
+    def _fetched(cursor: Any) -> Iterator[list[pa.Array]]:
+        with cursor:
+            for batch in cursor.fetch_record_batch():
+                yield batch.columns
+
+    def cancel(self) -> None:
         self._conn.adbc_cancel()
 
 
-def _batches(cursor: Any, columns: Sequence[Column], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    with cursor:
-        first_row = 0
-        for batch in cursor.fetch_record_batch():
-            arrays = [
-                _exact(array, column, first_row)
-                for array, column in zip(batch.columns, columns, strict=True)
-            ]
-            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-            first_row += batch.num_rows
+class _Socket:
+    """A connection of psycopg that is not encrypted, through its socket."""
+
+    def __init__(self, conn: psycopg.Connection[Any]) -> None:
+        self._conn = conn
+        self._running: Generator[list[pa.Array]] | None = None
+
+    def arrays(self, sql: str, columns: Sequence[Column]) -> Iterator[list[pa.Array]]:
+        del columns
+        self.close()  # closes the connection if an earlier query was not read to its end
+        self._running = self._decoded(sql, described(self._conn, sql))
+        return self._running
+
+    def _decoded(self, sql: str, types: list[pa.DataType]) -> Generator[list[pa.Array]]:
+        copied = copied_rows(self._conn, sql, len(types), _batch_bytes())
+        with contextlib.closing(copied):
+            for block, rows in copied:
+                yield decode(block, rows, types)
+
+    def cancel(self) -> None:
+        with contextlib.suppress(Exception):
+            self._conn.cancel_safe(timeout=_CANCEL_SECONDS)
+        hang_up(self._conn)
+
+    def close(self) -> None:
+        """Let go of the socket, also when somebody still holds a reader that was not read out."""
+        if self._running is not None:
+            self._running.close()
+
+
+def _batch_bytes() -> int:
+    return min(_BATCH_BYTES, guest().batch_bytes)
+
+
+def _batches(
+    found: Iterator[list[pa.Array]], columns: Sequence[Column], schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    first_row = 0
+    for arrays in found:
+        exact = [
+            _exact(array, column, first_row) for array, column in zip(arrays, columns, strict=True)
+        ]
+        batch = pa.RecordBatch.from_arrays(exact, schema=schema)
+        yield batch
+        first_row += batch.num_rows
 
 
 def _exact(array: pa.Array, column: Column, first_row: int) -> pa.Array:
@@ -86,49 +162,92 @@ def _exact(array: pa.Array, column: Column, first_row: int) -> pa.Array:
 
 
 def _refuse_wrapped(numbers: pa.Array, first: int, column: Column) -> None:
-    values = numbers.fill_null(0).to_numpy(zero_copy_only=False)
-    if len(values) and int(values.min()) < first:
+    least = pc.min(numbers).as_py()
+    if least is not None and least < first:
         msg = (
             f"{column.name} ({column.sql_type}) holds infinity or a moment beyond Arrow's range "
             f"(year 294246 for timestamps); read this column as text"
         )
-        row = int(np.argmin(values))
+        row = pc.index(numbers, least).as_py()
         raise ValueDoesNotFit(msg, column=column.name, sql_type=column.sql_type, row=row)
 
 
 def _refuse_midnight(numbers: pa.Array, column: Column) -> None:
-    values = numbers.fill_null(0).to_numpy(zero_copy_only=False)
-    if len(values) and int(values.max()) >= _DAY_MICROSECONDS:
+    most = pc.max(numbers).as_py()
+    if most is not None and most >= _DAY_MICROSECONDS:
         msg = f"{column.name} holds 24:00:00, which Arrow's time cannot; read this column as text"
         raise ValueDoesNotFit(msg, column=column.name, sql_type=column.sql_type)
 
 
 @contextlib.contextmanager
 def open_reader(url: sa.URL, *, snapshot: str | None = None) -> Iterator[PostgresReader]:
-    """Open an ADBC connection in a read-only transaction, in the given snapshot or its own.
+    """Open a connection in a read-only transaction, in the given snapshot or its own.
 
     Raises:
         SourceUnavailable: the server cannot be reached or refuses us.
         SnapshotUnavailable: the session that exported the snapshot has ended.
 
     """
+    with _plain_connection(url) as plain:
+        if plain is not None:
+            import psycopg
+
+            with answered_within(_SETUP_SECONDS, plain):
+                _begin(plain, snapshot, psycopg.Error)
+            with contextlib.closing(_Socket(plain)) as source:
+                yield PostgresReader(source)
+            return
+    with _adbc_connection(url) as conn, conn.cursor() as cursor:
+        import adbc_driver_manager as manager
+
+        _begin(cursor, snapshot, manager.Error)
+        yield PostgresReader(_Adbc(conn))
+
+
+@contextlib.contextmanager
+def _plain_connection(url: sa.URL) -> Iterator[psycopg.Connection[Any] | None]:
+    """Open a connection of psycopg; None: it would be encrypted."""
+    import psycopg
+
+    options: dict[str, Any] = {"client_encoding": "utf8", "autocommit": True}
+    options |= {key: value for key, value in connect_options().items() if key not in url.query}
+    try:
+        conn = psycopg.connect(_libpq_uri(url), **options)
+    except psycopg.Error as error:
+        raise unavailable(url, error) from None
+    with contextlib.closing(conn):
+        with answered_within(_SETUP_SECONDS, conn):
+            plain = is_plain(conn)
+            if plain:
+                conn.execute("BEGIN")
+        if plain:
+            yield conn
+            return
+    yield None
+
+
+@contextlib.contextmanager
+def _adbc_connection(url: sa.URL) -> Iterator[Any]:
+    """Open a connection of ADBC, which begins transactions itself."""
     import adbc_driver_manager as manager
     from adbc_driver_postgresql import dbapi
 
     try:
-        conn = dbapi.connect(_libpq_uri(url))
+        options = {key: str(value) for key, value in connect_options().items()}
+        conn = dbapi.connect(_libpq_uri(url.set(query={**options, **url.query})))
     except manager.Error as error:
         raise unavailable(url, error) from None
-    try:
-        with conn.cursor() as cursor:
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            if snapshot is not None:
-                _import_snapshot(cursor, snapshot, manager.Error)
-            for setting in _SETTINGS:
-                cursor.execute(setting)
-        yield PostgresReader(conn)
-    finally:
-        conn.close()
+    with contextlib.closing(conn):
+        yield conn
+
+
+def _begin(cursor: Any, snapshot: str | None, error_type: type[Exception]) -> None:
+    """Set up the transaction; psycopg and ADBC run a statement alike."""
+    cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    if snapshot is not None:
+        _import_snapshot(cursor, snapshot, error_type)
+    for setting in (*_SETTINGS, *limit_settings()):
+        cursor.execute(setting)
 
 
 def _import_snapshot(cursor: Any, snapshot: str, error_type: type[Exception]) -> None:
