@@ -14,7 +14,12 @@ IxflowError (IxtractError)
 │   ├── ValueDoesNotFit              ... one value does not fit its column
 │   └── ColumnMismatch               ... missing or surplus columns
 ├── SourceUnavailable                try again later: the database cannot be reached or refuses us
+│   └── NoConnectionLeft             ... our own runs on this machine use all it may give us
 ├── LockNotAvailable                 try again later: other sessions hold the table
+├── SourceLimitReached               mend the source's or the intent's setting that is named
+│   ├── StatementTimeout             ... a query took longer than it may
+│   └── SnapshotTooOld               ... the snapshot was open for longer than it may
+├── ReadNotAllowed                   mend the role: it may not read what is named
 ├── InputChanged                     try again later: an input was published anew meanwhile
 ├── OutputNotWritable                mend the place: directory, disk, permissions
 ├── StateUnavailable                 mend the place: the state database cannot be used
@@ -57,14 +62,19 @@ __all__ = [
     "IxtractError",
     "LockError",
     "LockNotAvailable",
+    "NoConnectionLeft",
     "NotRecommendedError",
     "OutputNotWritable",
     "PlanCorruptionError",
+    "ReadNotAllowed",
     "ReplacementRefused",
+    "SnapshotTooOld",
     "SnapshotUnavailable",
+    "SourceLimitReached",
     "SourceUnavailable",
     "StageError",
     "StateUnavailable",
+    "StatementTimeout",
     "TableNotFound",
     "TaskError",
     "TooManyMissing",
@@ -162,8 +172,28 @@ class SourceUnavailable(IxflowError):
     """The database cannot be reached, or refuses the connection."""
 
 
+class NoConnectionLeft(SourceUnavailable):
+    """Other runs on this machine use all connections that the source may give us."""
+
+
 class LockNotAvailable(IxflowError):
     """Other sessions held the table for longer than the limit."""
+
+
+class SourceLimitReached(IxflowError):
+    """A limit of the source, or of our visit there, stopped the reading."""
+
+
+class StatementTimeout(SourceLimitReached):
+    """A query took longer than it may."""
+
+
+class SnapshotTooOld(SourceLimitReached):
+    """The snapshot was open for longer than it may."""
+
+
+class ReadNotAllowed(IxflowError):
+    """The role may not read the table."""
 
 
 class InputChanged(IxflowError):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 __all__ = [
+    "BackedOff",
     "BatchIngested",
     "ChunkExtracted",
     "Event",
@@ -41,6 +42,17 @@ class ChunkExtracted(Event):
     chunk_id: str
     rows: int
     bytes_written: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BackedOff(Event):
+    """The source answered slowly (``latency_ms``), so that a run rests for some seconds."""
+
+    run_id: str
+    chunk_id: str
+    latency_ms: float
+    threshold_ms: float
     seconds: float
 
 

@@ -95,7 +95,8 @@ def secrets_of(config: Mapping[str, Any]) -> tuple[str, ...]:
         elif value and _is_secret(key):
             found.append(str(value))
         elif value and _may_be_url(value):
-            found += _secrets_of_url(str(value))
+            # What looks like a URL may be an ODBC string whose password looks like one.
+            found += [*_secrets_of_odbc(str(value)), *_secrets_of_url(str(value))]
         elif isinstance(value, str):
             found += _secrets_of_odbc(value)
     return tuple(found)

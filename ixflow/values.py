@@ -72,7 +72,8 @@ class Column:
 
     ``sql_type`` is the database's own spelling (``numeric(12,2)``). ``as_text`` says that Arrow
     has no type that holds every value of it exactly, so its values travel as text.
-    ``key_position`` is the 1-based place in the primary key, None outside it.
+    ``key_position`` is the 1-based place in the primary key, None outside it. ``mask`` names what
+    the source sends in the place of the values (see `ixflow.dialects.masks`).
     """
 
     name: str
@@ -81,7 +82,10 @@ class Column:
     nullable: bool = True
     as_text: bool = False
     key_position: int | None = None
+    mask: str | None = None
 
+
+_SHOWN = 40
 
 PageRange = tuple[int, int | None]
 """The first page of a range, and the first page after it (None: to the end)."""
@@ -94,6 +98,8 @@ class KeyRange:
     ``columns`` and ``types`` (the database's own spelling) name the key's columns, most significant
     first; a bound has a text for each of them, None is open-ended. ``nulls`` means instead the rows
     whose first column is NULL, which no comparison finds; the other columns must not have any.
+    ``places`` says that the key is where a row lies, such as rowid: in another moment a row may lie
+    elsewhere, so ranges of two moments do not fit together.
 
     >>> str(KeyRange(("id",), ("bigint",), low=("10",), high=None))
     'id from 10'
@@ -104,15 +110,21 @@ class KeyRange:
     low: tuple[str, ...] | None = None
     high: tuple[str, ...] | None = None
     nulls: bool = False
+    places: bool = False
 
     def __str__(self) -> str:
-        """Show the range the way people say it."""
+        """Show the range the way people say it, long values cut."""
         if self.nulls:
             return f"{self.columns[0]} is NULL"
         name = ", ".join(self.columns)
-        low = "" if self.low is None else f" from {', '.join(self.low)}"
-        high = "" if self.high is None else f" before {', '.join(self.high)}"
+        low = "" if self.low is None else f" from {_shown(self.low)}"
+        high = "" if self.high is None else f" before {_shown(self.high)}"
         return f"{name}{low}{high}" if low or high else f"every {name}"
+
+
+def _shown(bound: tuple[str, ...]) -> str:
+    texts = (text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..." for text in bound)
+    return ", ".join(texts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from ixflow_tests.object_stores import (
     rclone_s3_server,
 )
 from ixflow_tests.servers import MariaDBServer, PostgresServer, database_versions, make_engine
+from ixflow_tests.sqlserver import URL_VARIABLE, SQLServer, named_server
 
 hypothesis.settings.register_profile(
     "ixflow",
@@ -43,7 +44,18 @@ _numbers = itertools.count(1)
 
 def pytest_report_header() -> str:
     """Say which databases will run."""
-    return "databases: " + ", ".join(f"{k} {v}" for k, v in database_versions().items())
+    stand_in = f"a stand-in, real-server tests left out (set {URL_VARIABLE})"
+    versions = database_versions() | {"sqlserver": URL_VARIABLE if named_server() else stand_in}
+    return "databases: " + ", ".join(f"{k} {v}" for k, v in versions.items())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what a stand-in cannot show, or what only it can; the header says which."""
+    unwanted = "stand_in" if named_server() else "real_sqlserver"
+    out = [item for item in items if item.get_closest_marker(unwanted)]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in out]
 
 
 @pytest.fixture(scope="session")
@@ -110,6 +122,20 @@ def fresh_mariadb(mariadb_server: MariaDBServer) -> Iterator[sa.Engine]:
     engine.dispose()
     with server.begin() as connection:
         connection.exec_driver_sql(f"DROP DATABASE {name}")
+
+
+@pytest.fixture(scope="session")
+def sqlserver_server() -> Iterator[SQLServer]:
+    """Give a SQL Server: the one that is named, else the stand-in."""
+    with SQLServer() as server:
+        yield server
+
+
+@pytest.fixture
+def fresh_sqlserver(sqlserver_server: SQLServer) -> Iterator[sa.Engine]:
+    """Give an empty SQL Server database of the test's own, which allows SNAPSHOT isolation."""
+    with sqlserver_server.database() as engine:
+        yield engine
 
 
 @pytest.fixture

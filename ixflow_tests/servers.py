@@ -31,7 +31,13 @@ from ixflow.demo.server_process import (
     stop,
 )
 
-__all__ = ["MariaDBServer", "PostgresServer", "database_versions", "make_engine"]
+__all__ = [
+    "MariaDBServer",
+    "PostgresServer",
+    "ReplicaServer",
+    "database_versions",
+    "make_engine",
+]
 
 # Debian keeps servers in sbin, which is not on everybody's PATH.
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"])
@@ -61,15 +67,40 @@ def _mariadb_version(program: str) -> str:
     return found[1] if found else said.strip()
 
 
+class ReplicaServer(PostgresServer):
+    """A streaming replica of a PostgreSQL server, which ends queries in its way at once."""
+
+    def __init__(self, primary: PostgresServer) -> None:
+        """Name the server to follow."""
+        super().__init__()
+        self._primary = primary
+
+    def _initialise(self, data: Path) -> None:
+        program = str(self._binaries / "pg_basebackup")
+        place = ["-h", self._primary.host, "-p", str(self._primary.port), "-U", self._primary.user]
+        options = ["-D", str(data), "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
+        process = self._spawn([program, *place, *options], signal.SIGTERM)
+        if process.wait(60) != 0:
+            self._fail("pg_basebackup did not succeed")
+
+    def _command(self, runtime: Path) -> list[str]:
+        settings = ("max_standby_streaming_delay=0", "hot_standby_feedback=off")
+        return super()._command(runtime) + [word for text in settings for word in ("-c", text)]
+
+
 class MariaDBServer:
     """A MariaDB server with an empty temporary data directory, for as long as the `with` block."""
 
     host = LOOPBACK
     user = "root"
 
-    def __init__(self, *, startup_timeout: float = 60.0) -> None:
-        """Describe the server; `startup_timeout` bounds each step of the start in seconds."""
+    def __init__(self, *more: str, startup_timeout: float = 60.0) -> None:
+        """Describe the server; `startup_timeout` bounds each step of the start in seconds.
+
+        `more` are options of `mariadbd`.
+        """
         self.port = 0
+        self._more = more
         self._startup_timeout = startup_timeout
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -82,6 +113,11 @@ class MariaDBServer:
     def version(self) -> str:
         """Give the server's version, such as `10.11.19`."""
         return _mariadb_version(self._program("mariadbd"))
+
+    @property
+    def pid(self) -> int | None:
+        """Give the process id of the server while it runs."""
+        return self._process.pid if self._process else None
 
     def __enter__(self) -> Self:
         """Initialise, start, and wait until it answers."""
@@ -136,7 +172,7 @@ class MariaDBServer:
             listen = [f"--port={self.port}", f"--bind-address={self.host}", "--skip-log-bin"]
             files = [f"--socket={self._run}/s.sock", f"--pid-file={self._run}/pid"]
             command = [program, "--no-defaults", *self._options(), *listen, *files]
-            self._process = self._spawn([*command, "--local-infile=1"])
+            self._process = self._spawn([*command, "--local-infile=1", *self._more])
             if self._is_ready():
                 return
             stop(self._process, signal.SIGKILL)

@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
+from ixflow.cli import intents
 from ixflow.cli import options as given
+from ixflow.cli.progress import bar
 from ixflow.cli.showing import (
-    bar,
     execution_lines,
     plan_document,
     print_json,
@@ -32,11 +33,12 @@ _NOT_RECOMMENDED = 2
 
 @click.command()
 @click.argument("object_name", metavar="TABLE")
-@given.source_options
+@intents.source_options
+@intents.rows_options
 @given.as_json
 def profile(object_name: str, *, as_json: bool, **options: Any) -> None:
     """Show what statistics say about TABLE. Nothing is read from it."""
-    seen = api.profile(given.make_intent(object_name, {**options, "output": "./output"}))
+    seen = api.profile(intents.make_intent(object_name, options))
     document = profile_document(seen)
     if as_json:
         print_json(document)
@@ -48,14 +50,19 @@ def profile(object_name: str, *, as_json: bool, **options: Any) -> None:
 
 @click.command()
 @click.argument("object_name", metavar="TABLE")
-@given.source_options
-@given.output_options
+@intents.source_options
+@intents.selection_options
+@intents.rows_options
+@intents.limit_options
+@intents.output_options
 @given.context_options
 @given.cost_options
+@click.option("--force", is_flag=True, help="accepted as by execute; a plan is only shown")
 @given.state_option
 @given.as_json
-def plan(object_name: str, *, as_json: bool, **options: Any) -> None:
+def plan(object_name: str, *, force: bool, as_json: bool, **options: Any) -> None:
     """Show how TABLE would be extracted, and whether that is recommended. Nothing is extracted."""
+    del force
     result = _planned(object_name, options)
     if as_json:
         print_json(plan_document(result))
@@ -65,8 +72,11 @@ def plan(object_name: str, *, as_json: bool, **options: Any) -> None:
 
 @click.command()
 @click.argument("object_name", metavar="TABLE")
-@given.source_options
-@given.output_options
+@intents.source_options
+@intents.selection_options
+@intents.rows_options
+@intents.limit_options
+@intents.output_options
 @given.context_options
 @given.cost_options
 @click.option("--force", is_flag=True, help="run a plan that is NOT RECOMMENDED")
@@ -95,13 +105,14 @@ def execute(object_name: str, *, force: bool, as_json: bool, **options: Any) -> 
 
 @click.command()
 @click.argument("object_name", metavar="TABLE")
-@given.source_options
-@click.option("--output", default="./output", show_default=True, help="output directory")
+@intents.source_options
+@intents.rows_options
+@given.output_option
 @given.state_option
 @given.as_json
 def explain(object_name: str, *, as_json: bool, **options: Any) -> None:
     """Explain the last plan of TABLE: workers, tasks, advisories, verdict. Nothing is read."""
-    intent = given.make_intent(object_name, options)
+    intent = intents.make_intent(object_name, options)
     explanation = api.explain(intent, state_url=options["state_url"])
     if as_json:
         print_json(plan_document(explanation.result))
@@ -112,13 +123,16 @@ def explain(object_name: str, *, as_json: bool, **options: Any) -> None:
 @click.command()
 @click.argument("run_id", metavar="RUN", required=False)
 @click.option("--run-id", "run_id_option", metavar="RUN", help="the same, as an option")
-@given.source_options
+@intents.source_options
+@intents.limit_options
+@intents.rows_options
 @click.option(
     *("--output", "--output-dir"),
     default="./output",
     show_default=True,
     help="output directory",
 )
+@intents.storage_options
 @click.option("--force", is_flag=True, help="try a plan of another version")
 @given.state_option
 @given.as_json
@@ -134,14 +148,14 @@ def replay(
         raise click.UsageError("name the run to replay")
     place = StatePlace.of(options["output"], options["state_url"])
     row = find_row(wanted, place)
-    intent = given.make_intent(row["object_name"], options)
+    intent = intents.make_intent(row["object_name"], options)
     with bar(stored_plan(row, force=force), quiet=as_json):
         done = replay_run(row["run_id"], intent, force=force, state_url=options["state_url"])
     _show(done, as_json=as_json)
 
 
 def _planned(object_name: str, options: dict[str, Any]) -> PlanResult:
-    intent = given.make_intent(object_name, options)
+    intent = intents.make_intent(object_name, options)
     context, rates = given.make_context(options), given.make_rates(options)
     return api.plan(intent, context, rates, state_url=options["state_url"])
 

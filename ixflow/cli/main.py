@@ -9,7 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 
 from ixflow.cli.extracting import execute, explain, plan, profile, replay
-from ixflow.cli.looking import history, inspect, metrics
+from ixflow.cli.looking import diagnose, history, inspect, metrics
+from ixflow.cli.measuring import benchmark, forget
 from ixflow.errors import IxflowError
 from ixflow.secrets import redact
 
@@ -35,7 +36,11 @@ def cli() -> None:
     """
 
 
-for command in (profile, plan, execute, explain, replay, history, metrics, inspect):
+for command in (
+    *(profile, plan, execute, explain, replay),
+    *(history, metrics, inspect, diagnose),
+    *(benchmark, forget),
+):
     cli.add_command(command)
 
 

@@ -1,25 +1,21 @@
-"""What commands print: lines for people, one document for programs, a bar on a terminal."""
+"""What commands print: lines for people, one document for programs."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import sys
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
 
-from ixflow.events import ChunkExtracted, Event, listen
 from ixflow.extraction.api import ExecutionResult
-from ixflow.extraction.plan import ExecutionPlan, PlanResult
+from ixflow.extraction.plan import PlanResult
 from ixflow.extraction.profile import SourceProfile
 
 __all__ = [
-    "bar",
     "execution_lines",
+    "number",
     "plan_document",
     "print_json",
     "print_lines",
@@ -72,6 +68,8 @@ def plan_document(result: PlanResult) -> dict[str, Any]:
         "worker_source": result.worker_source,
         "worker_resolution": [list(step) for step in result.worker_resolution.steps],
         "throughput_estimate": result.throughput_estimate,
+        "throughput_method": result.throughput_method,
+        "throughput_confidence": result.throughput_confidence,
         "fingerprint": result.plan.fingerprint,
         "plan": result.plan.to_dict(),
     }
@@ -88,6 +86,15 @@ def execution_lines(result: ExecutionResult) -> Iterator[str]:
     yield from result.output_files
 
 
+def number(value: float | None, form: str = ",") -> str:
+    """Show a number, or nothing where there is none.
+
+    >>> number(1234), number(None)
+    ('1,234', '')
+    """
+    return "" if value is None else format(value, form)
+
+
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Align columns; numbers to the right.
 
@@ -102,22 +109,3 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
             for text, width, to_right in zip(row, widths, right, strict=True)
         ]
         yield "  ".join(cells).rstrip()
-
-
-@contextlib.contextmanager
-def bar(plan: ExecutionPlan, *, quiet: bool) -> Iterator[None]:
-    """Show on a terminal how many of a plan's tasks are done."""
-    if quiet or not sys.stderr.isatty():
-        yield
-        return
-    lock = threading.Lock()
-    label = f"Extracting {plan.object_name}"
-    with click.progressbar(length=len(plan.tasks), label=label, file=sys.stderr) as progress:
-
-        def hear(event: Event) -> None:
-            if isinstance(event, ChunkExtracted):
-                with lock:
-                    progress.update(1)
-
-        with listen(hear):
-            yield

@@ -54,6 +54,9 @@ class RuntimeConfig(dg.Config):
     egress_budget_gb: float | None = Field(
         default=None, description="a larger estimate is a warning"
     )
+    max_source_connections: int | None = Field(
+        default=None, description="most connections of all runs of this machine to the source"
+    )
     force: bool = Field(
         default=False, description="extract although the verdict is NOT RECOMMENDED"
     )
@@ -115,12 +118,19 @@ class PlannerResource(dg.ConfigurableResource[Any]):
 def _metadata(
     intent: ExtractionIntent, planned: PlanResult, done: ExecutionResult
 ) -> Mapping[str, Any]:
+    window = done.manifest.window
+    seen: dict[str, Any] = {}
+    if window is not None:
+        seen = {"ixflow/window": str(window), "ixflow/new_rows": done.rows_extracted}
+    if window is not None and window.high_watermark is not None:
+        seen["ixflow/high_watermark"] = window.high_watermark
     return file_metadata(
         published_uri(intent.output_dir, intent.object_name),
         kind=intent.file_format,
-        rows=done.rows_extracted,
+        rows=done.manifest.total_rows,
         columns=planned.plan.columns,
         extra={
+            **seen,
             "ixflow/verdict": planned.verdict,
             "ixflow/consistency": planned.plan.consistency,
             "ixflow/plan": dg.MetadataValue.md(f"```\n{Explanation(planned)}\n```"),
@@ -156,7 +166,12 @@ def resolved(intent: ExtractionIntent) -> ExtractionIntent:
             ("storage_options", intent.storage_options),
         )
     )
-    return dataclasses.replace(intent, source_config=config, storage_options=options)
+    return dataclasses.replace(
+        intent,
+        source_config=config,
+        storage_options=options,
+        mask_salt=_value("mask_salt", intent.mask_salt),
+    )
 
 
 def _value(what: str, value: Any) -> Any:

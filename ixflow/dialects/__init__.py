@@ -18,12 +18,14 @@ from ixflow.dialects.base import (
 )
 from ixflow.dialects.config import parsed_url
 from ixflow.dialects.connect import connected, patience, unavailable
+from ixflow.dialects.ranges import KeyCuts
 from ixflow.errors import UnsupportedDatabase
 
 __all__ = [
     "Cancellable",
     "Dialect",
     "Held",
+    "KeyCuts",
     "MergeCounts",
     "Reader",
     "SourceFacts",
@@ -41,8 +43,9 @@ _CLASSES = {
     "duckdb": "ixflow.dialects.duckdb:DuckDBDialect",
     "sqlite": "ixflow.dialects.sqlite:SQLiteDialect",
     "mysql": "ixflow.dialects.mysql:MySQLDialect",
+    "sqlserver": "ixflow.dialects.sqlserver:SQLServerDialect",
 }
-_OTHER_NAMES = {"postgres": "postgresql", "mariadb": "mysql"}
+_OTHER_NAMES = {"postgres": "postgresql", "mariadb": "mysql", "mssql": "sqlserver"}
 
 
 @cache

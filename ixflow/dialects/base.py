@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ixflow.dialects.connect import connected
 from ixflow.dialects.facts import Cancellable, Held, MergeCounts, Reader, SourceFacts, run
-from ixflow.dialects.selects import Selects
+from ixflow.dialects.queries import Queries
 from ixflow.errors import (
+    IxflowError,
+    SnapshotUnavailable,
     SourceUnavailable,
     TableNotFound,
     UnsupportedDatabase,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Cancellable", "Dialect", "Held", "MergeCounts", "Reader", "SourceFacts", "run"]
 
 
-class Dialect(Selects, ABC):
+class Dialect(Queries, ABC):
     """One kind of database."""
 
     name: ClassVar[str]
@@ -44,6 +46,12 @@ class Dialect(Selects, ABC):
     default_port: ClassVar[int | None] = None
     shares_snapshot: ClassVar[bool] = False
     """Several connections can read one exported snapshot."""
+    snapshot_advice: ClassVar[str] = "some rows live outside of this database"
+    """Why one snapshot cannot be had where it cannot, and which setting of the server helps."""
+    settles: ClassVar[bool] = False
+    """The database tells when its open transactions began."""
+    spare_connections: ClassVar[int] = 0
+    """How many connections more than workers wait in a moment that no new one could join."""
     moves_tables: ClassVar[bool] = False
     """A table can change its schema within a transaction, without copying."""
     adds_keys: ClassVar[bool] = True
@@ -77,8 +85,9 @@ class Dialect(Selects, ABC):
     def hold(self, url: sa.URL, tables: Sequence[TableName], *, workers: int = 1) -> Iterator[Held]:
         """Hold tables still on a connection of its own, as far as this database can.
 
-        Where `shares_snapshot`, the tables keep their definition and their pages for the block, and
-        all readers that `Held.open_reader` opens, up to ``workers`` at a time, read one moment.
+        Where `shares_snapshot`, the tables keep their definition and their pages for the block.
+        Where `Held.shared`, all readers that `Held.open_reader` opens, up to ``workers`` at a time,
+        read one moment.
 
         Raises:
             SourceUnavailable: the database cannot be reached or refuses us.
@@ -92,6 +101,27 @@ class Dialect(Selects, ABC):
                 yield Held(conn, None, functools.partial(self.reader, url))
         finally:
             engine.dispose()
+
+    def join(
+        self, url: sa.URL, tables: Sequence[TableName], *, snapshot: str
+    ) -> contextlib.AbstractContextManager[Held]:
+        """Hold tables in a moment that another session holds, also after that one has ended.
+
+        Raises:
+            SnapshotUnavailable: the snapshot is gone, or sessions here cannot share one.
+
+        """
+        del url, tables
+        msg = f"{self.name} has no snapshots that another process could join: {snapshot!r}"
+        raise SnapshotUnavailable(msg, snapshot=snapshot)
+
+    def moment(self, conn: sa.Connection) -> str | None:
+        """Name the moment that a connection's transaction reads: equal names mean equal rows.
+
+        None: this database cannot tell, so that only a moment which is still held is the same.
+        """
+        del conn
+        return None
 
     def read_engine(self, url: sa.URL) -> sa.Engine:
         """Make an engine for reading, which never makes the database it should read.
@@ -110,6 +140,16 @@ class Dialect(Selects, ABC):
         """Say whether reading again on a new connection can help."""
         del error
         return False
+
+    def is_cancelled_by_replay(self, error: BaseException) -> bool:
+        """Say whether a replica ended the query, which a shorter one may escape."""
+        del error
+        return False
+
+    def explained(self, error: BaseException, table: str) -> IxflowError | None:
+        """Say what an error of a read means and what to do about it; None: nothing to add."""
+        del error, table
+        return None
 
     # -- catalogue ------------------------------------------------------------------------------
 
@@ -169,11 +209,6 @@ class Dialect(Selects, ABC):
     @abstractmethod
     def set_comment(self, conn: sa.Connection, table: TableName, comment: str | None) -> None:
         """Set the table's comment."""
-
-    def text_literal(self, text: str) -> str:
-        """Write a text as a value of a statement."""
-        escaped = text.replace("'", "''")
-        return f"'{escaped}'"
 
     # -- types ----------------------------------------------------------------------------------
 

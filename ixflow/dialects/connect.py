@@ -4,21 +4,49 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import os
+import socket
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import sqlalchemy as sa
 
 from ixflow.errors import SourceUnavailable, UnsupportedDatabase
 from ixflow.secrets import redact, redact_url
 
-__all__ = ["connected", "patience", "seconds_to_wait", "unavailable"]
+__all__ = [
+    "answered_within",
+    "connected",
+    "hang_up",
+    "patience",
+    "seconds_to_wait",
+    "unavailable",
+]
 
 _patience: contextvars.ContextVar[float | None] = contextvars.ContextVar(
     "ixflow_patience", default=None
 )
 
+_FEWER = (
+    "use fewer workers (max_workers), or raise max_connections on the server or the role's "
+    "CONNECTION LIMIT"
+)
+
 # What drivers say, and what a person can do about it; first match wins.
 _ADVICE = (
+    # SQL Server says of a missing database that the login failed, too.
+    ("cannot open database", "check the database name"),
+    ("login failed", "check user and password"),
+    (
+        "certificate verify failed",
+        "give the server's certificate, or (SQL Server) trust_server_cert",
+    ),
+    ("encryption not supported", "the server cannot encrypt; set encrypt to no if that is meant"),
+    ("failed to load the driver", "install the system's libltdl and libkrb5"),
+    ("unable to establish connection", "check host and port, and that the server is running"),
+    ("too many", _FEWER),
+    ("connection slots", _FEWER),
     ("password", "check user and password"),
     ("access denied", "check user and password"),
     ("role", "check the user"),
@@ -83,3 +111,24 @@ def unavailable(url: sa.URL, error: BaseException) -> SourceUnavailable:
     return SourceUnavailable(
         msg, host=url.host, port=url.port, database=url.database, lasting=advice in _LASTING
     )
+
+
+def hang_up(driver_connection: Any) -> None:
+    """Cut a driver's connection: every wait on it ends with that, in whatever thread it is."""
+    pgconn, line = (getattr(driver_connection, name, None) for name in ("pgconn", "_sock"))
+    with contextlib.suppress(Exception):
+        number = line.fileno() if line is not None else pgconn.socket  # type: ignore[union-attr] # suppressed
+        with socket.socket(fileno=os.dup(number)) as ours:
+            ours.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def answered_within(seconds: float, driver_connection: Any) -> Iterator[None]:
+    """Cut the connection if the block takes longer: a network that says nothing is no network."""
+    timer = threading.Timer(seconds, hang_up, [driver_connection])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -14,7 +16,16 @@ from ixflow.values import Column
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Cancellable", "Held", "MergeCounts", "Reader", "SourceFacts", "run", "sqlalchemy_error"]
+__all__ = [
+    "Cancellable",
+    "Held",
+    "MergeCounts",
+    "Reader",
+    "SourceFacts",
+    "only_reader",
+    "run",
+    "sqlalchemy_error",
+]
 
 
 def run(conn: sa.Connection, sql: str) -> sa.CursorResult[*tuple[Any, ...]]:
@@ -45,7 +56,8 @@ class SourceFacts:
 
     ``rows`` is an estimate (-1: unknown), ``size_bytes`` the stored size, ``pages`` the number of
     physical pages where the database has them. ``max_connections``/``active_connections`` are the
-    server's; 1/0 where there is no server.
+    server's; 1/0 where there is no server. ``shares_snapshot`` says whether this role can have
+    several connections read this table in one snapshot (None: as this kind of database does).
     """
 
     rows: int
@@ -53,6 +65,7 @@ class SourceFacts:
     pages: int | None = None
     max_connections: int = 1
     active_connections: int = 0
+    shares_snapshot: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +73,16 @@ class Held:
     """A connection that looks at the tables, and the way to open readers of their rows.
 
     ``snapshot`` is the database's id of the moment that every reader reads, held open by the
-    connection; None: each reader has a moment of its own, as a rule. ``shared`` says that a reader
-    which is lost can be replaced by one that reads the same moment.
+    connection; None: the database has no such id. ``shared`` says that every reader reads the same
+    moment, also one that replaces a lost one; otherwise each has a moment of its own, as a rule.
+    ``lock`` is there where the readers use the connection itself: whoever uses it takes the lock.
     """
 
     conn: sa.Connection
     snapshot: str | None
     open_reader: Callable[[], AbstractContextManager[Reader]]
     shared: bool = False
+    lock: AbstractContextManager[Any] | None = None
 
 
 class Reader(Protocol):
@@ -85,3 +100,15 @@ class Cancellable(Protocol):
     def cancel(self) -> None:
         """Let the running `read` fail soon."""
         ...
+
+
+def only_reader(conn: sa.Connection, reader: Reader) -> Held:
+    """Hold the moment of a connection whose transaction everything is read in, one at a time."""
+    lock = threading.RLock()
+
+    @contextlib.contextmanager
+    def opened() -> Iterator[Reader]:
+        with lock:
+            yield reader
+
+    return Held(conn, None, opened, shared=True, lock=lock)

@@ -1,8 +1,9 @@
 """DBAPI rows as Arrow batches, for databases without an Arrow driver.
 
 Rows are fetched in pieces, turned into columns by `zip`, and each column becomes an Arrow array in
-one call. The number of rows of a piece follows the bytes of the piece before it, so that memory
-stays near `BATCH_BYTES` whatever the width of a row.
+one call. Where values can be long, rows are fetched one by one until their values have the bytes of
+a batch, so that memory stays near it even if a wide row follows many narrow ones. Elsewhere the
+number of rows follows the bytes of the piece before.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from ixflow.dialects.guest import guest
 from ixflow.dialects.types import arrow_schema, cast_column
 from ixflow.errors import ValueDoesNotFit
 from ixflow.values import Column
 
-__all__ = ["BATCH_BYTES", "rows_reader"]
+__all__ = ["rows_reader"]
 
-BATCH_BYTES = 8 << 20
 _FIRST_ROWS, _MOST_ROWS = 1, 65_536
 
 ToArray = Callable[[Sequence[Any], Column], pa.Array]
@@ -47,9 +48,10 @@ def _batches(
     to_array: ToArray,
     close: Callable[[], None],
 ) -> Iterator[pa.RecordBatch]:
-    first_row, count = 0, _FIRST_ROWS
+    first_row, count, most = 0, _FIRST_ROWS, guest().batch_bytes
+    long = [place for place, column in enumerate(columns) if _is_long(column.type)]
     try:
-        while rows := fetch(count):
+        while rows := _until_full(fetch, count, long, most) if long else fetch(count):
             arrays = [
                 cast_column(
                     _array(values, column, to_array, first_row),
@@ -63,9 +65,27 @@ def _batches(
             yield batch
             first_row += len(rows)
             bytes_per_row = batch.get_total_buffer_size() / len(rows)
-            count = int(min(_MOST_ROWS, max(1, BATCH_BYTES / max(1, bytes_per_row)), count * 16))
+            count = int(min(_MOST_ROWS, max(1, most / max(1, bytes_per_row)), count * 16))
     finally:
         close()
+
+
+def _until_full(
+    fetch: Callable[[int], Sequence[Sequence[Any]]], count: int, long: Sequence[int], most: int
+) -> list[Sequence[Any]]:
+    """Fetch rows until their long values have the bytes of a batch, and at most so many."""
+    found: list[Sequence[Any]] = []
+    size = 0
+    while len(found) < count and size < most and (rows := fetch(1)):
+        found += rows
+        for place in long:
+            value = rows[0][place]
+            size += len(value) if isinstance(value, (str, bytes)) else 8
+    return found
+
+
+def _is_long(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_string(type_) or pa.types.is_binary(type_))
 
 
 def _array(values: Sequence[Any], column: Column, to_array: ToArray, first_row: int) -> pa.Array:

@@ -7,20 +7,28 @@ bound is written, which pages are a range.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
-from ixflow.dialects.names import Names
+import pyarrow as pa
+
+from ixflow.dialects.fragments import Lexicon
+from ixflow.dialects.masks import Masks
 from ixflow.errors import ValidationError
 from ixflow.values import Column, KeyRange, PageRange, TableName, TablePart
 
 __all__ = ["Selects"]
 
 
-class Selects(Names):
+class Selects(Masks):
     """The SELECT statements of one kind of database."""
 
     name: ClassVar[str]
     """SQLAlchemy's name of the dialect."""
+    lexicon: ClassVar[Lexicon] = Lexicon()
+    """What this database takes for strings, quoted names and comments."""
+    row_values: ClassVar[bool] = False
+    """The optimizer finds an index of several columns for ``(a, b) >= (1, 2)``."""
 
     def select(self, table: TableName, columns: Sequence[Column], where: str | None = None) -> str:
         """Write the query that reads these columns, each in a form that Arrow holds exactly."""
@@ -35,33 +43,52 @@ class Selects(Names):
         keys: KeyRange | None = None,
         query: str | None = None,
         where: str | None = None,
+        alias: str | None = None,
+        salt: str | None = None,
     ) -> str:
         """Write the query that reads a part of a table, or only a range of its pages or keys.
 
         ``query`` stands in the place of the table, ``where`` is a further condition; both are SQL
-        of the source.
+        of the source, which may call what is read by its ``alias``. ``salt`` goes into hashes.
         """
         ranges = [] if pages is None else [self.pages_condition(part, pages)]
         ranges += [] if keys is None else [self.keys_condition(keys)]
         # A comment at the end of somebody's SQL must not reach what follows.
         ranges += [] if where is None else [f"({where}\n)"]
-        relation = f"({query}\n) AS {self.quote('q')}" if query else self.part_relation(part)
-        return self.select_from(relation, columns, " AND ".join(ranges) or None)
+        relation = f"({query}\n)" if query else self.part_relation(part)
+        if query or alias:
+            relation += f" AS {self.quote(alias or 'q')}"
+        return self.select_from(relation, columns, " AND ".join(ranges) or None, salt)
 
-    def select_from(self, relation: str, columns: Sequence[Column], where: str | None) -> str:
+    def select_from(
+        self,
+        relation: str,
+        columns: Sequence[Column],
+        where: str | None,
+        salt: str | None = None,
+    ) -> str:
         """Write the query that reads these columns of a relation that is quoted already."""
-        items = ", ".join(self.select_item(column) for column in columns) or "NULL"
+        items = ", ".join(self.select_item(column, salt) for column in columns) or "NULL"
         query = f"SELECT {items} FROM {relation}"
         return f"{query} WHERE {where}" if where else query
 
-    def select_item(self, column: Column) -> str:
-        """Write one column of a select list; text where Arrow has no exact type."""
+    def select_item(self, column: Column, salt: str | None = None) -> str:
+        """Write one column of a select list, in a form that Arrow holds exactly, or masked."""
         quoted = self.quote(column.name)
-        return f"CAST({quoted} AS {self.text_type()}) AS {quoted}" if column.as_text else quoted
+        if column.mask:
+            form = self.masked_form(column, quoted, salt)
+        else:
+            form = self.read_form(column, quoted)
+        return quoted if form == quoted else f"{form} AS {quoted}"
 
-    def text_type(self) -> str:
-        """Name the unbounded text type."""
-        return "text"
+    def arriving(self, columns: Sequence[Column]) -> tuple[Column, ...]:
+        """Describe columns as a query gives them: what a mask makes a text is of the text type."""
+        return tuple(
+            replace(column, sql_type=self.text_type(), mask=None)
+            if column.mask and pa.types.is_string(column.type)
+            else column
+            for column in columns
+        )
 
     def part_relation(self, part: TablePart) -> str:
         """Write a part of a table where a query names what it reads."""
@@ -80,8 +107,8 @@ class Selects(Names):
     def keys_condition(self, keys: KeyRange) -> str:
         """Write the condition for the rows of a range of keys.
 
-        Bounds are compared column by column, as no two databases write row values alike. The
-        first column is also bounded alone, which is what every optimizer finds an index with.
+        Bounds are compared column by column unless `row_values` find an index. The first column is
+        also bounded alone, which is what every optimizer finds an index with.
         """
         first = self.quote(keys.columns[0])
         if keys.nulls:
@@ -97,6 +124,8 @@ class Selects(Names):
             names = [self.quote(name) for name in keys.columns]
             if len(names) == 1:
                 yield f"{first} {last} {values[0]}"
+            elif self.row_values:
+                yield f"({', '.join(names)}) {last} ({', '.join(values)})"
             else:
                 yield f"{first} {outer} {values[0]}"
                 yield self._lexical(names, values, inner, last)

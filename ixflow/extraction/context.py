@@ -16,7 +16,7 @@ _PRIORITY = {"low": 0.75, "normal": 1.0, "high": 1.25}
 _LEAST_FACTOR = 0.25
 
 _WORDS = {"source_load": _LOAD, "network_quality": _NETWORK, "priority": _PRIORITY}
-_COUNTS = ("max_workers", "min_workers")
+_COUNTS = ("max_workers", "min_workers", "max_source_connections")
 _AMOUNTS = (
     "target_duration_seconds",
     "maintenance_window_minutes",
@@ -39,6 +39,9 @@ class RuntimeContext:
         maintenance_window_minutes: a longer estimate is NOT RECOMMENDED.
         disk_budget_gb: a larger estimate is NOT RECOMMENDED (GB of 1024**3 bytes).
         egress_budget_gb: a larger estimate is a warning.
+        max_source_connections: the most connections to this database at the same time of all runs
+            of this user on this machine that say so, the one that holds the snapshot included;
+            None: what the environment's ``IXFLOW_MAX_SOURCE_CONNECTIONS`` says.
 
     Raises:
         ValidationError: naming every field with a wrong value.
@@ -57,6 +60,7 @@ class RuntimeContext:
     maintenance_window_minutes: float | None = None
     disk_budget_gb: float | None = None
     egress_budget_gb: float | None = None
+    max_source_connections: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse wrong values, all of them in one message."""

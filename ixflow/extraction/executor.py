@@ -1,28 +1,41 @@
 """Running a plan's tasks: a queue, a few threads with a reader each, one snapshot.
 
 A reader whose connection breaks is replaced by a new one in the same snapshot, and its task is
-redone from the start. Any other failure stops all workers.
+redone from the start; a task whose query a replica ends is cut in two shorter ones. Any other
+failure stops all workers.
 """
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import logging
-import threading
 import time
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from ixflow.dialects import Cancellable, Dialect, Held, Reader
+from ixflow.dialects import Dialect, Held, Reader
 from ixflow.dialects.types import arrow_schema
-from ixflow.errors import DataError, SnapshotUnavailable
-from ixflow.events import ChunkExtracted, emit
+from ixflow.errors import (
+    DataError,
+    ExecutionError,
+    SnapshotTooOld,
+    SnapshotUnavailable,
+    SourceLimitReached,
+    StatementTimeout,
+    ValueDoesNotFit,
+)
+from ixflow.events import BackedOff, ChunkExtracted, emit
+from ixflow.extraction.limits import RunLimits
 from ixflow.extraction.manifest import FileRecord
 from ixflow.extraction.output import Run
+from ixflow.extraction.pieces import Piece
 from ixflow.extraction.plan import ExecutionPlan, ExtractionTask
+from ixflow.extraction.selection import Statements
+from ixflow.extraction.workers import Crew, Session, Stopped
 from ixflow.extraction.writer import ChunkWriter, FileFormat
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["Outcome", "TaskRun"]
 
@@ -30,10 +43,6 @@ _log = logging.getLogger("ixflow")
 
 _ATTEMPTS = 4
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
-
-
-class _Stopped(Exception):
-    """This worker was told to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +55,17 @@ class Outcome:
     seconds: float
 
 
+# What another try cannot mend.
+_TERMINAL = (DataError, SnapshotUnavailable, SourceLimitReached)
+
+
 class TaskRun:
-    """One run of all tasks; `outcomes` and `errors` hold what came of it."""
+    """One run of all tasks; `outcomes` and `errors` hold what came of it.
+
+    ``done`` are outcomes of an earlier attempt, whose tasks are not read again; ``on_done`` hears
+    of every other task when its files are durable. A run ``beside`` another is read by the workers
+    of the other, in the same moment: `run` is called for the other alone.
+    """
 
     def __init__(
         self,
@@ -55,32 +73,40 @@ class TaskRun:
         dialect: Dialect,
         held: Held,
         directory: Run,
+        *,
+        statements: Statements | None = None,
+        limits: RunLimits | None = None,
+        done: Sequence[Outcome] = (),
+        on_done: Callable[[Outcome], None] | None = None,
+        beside: TaskRun | None = None,
     ) -> None:
         """Take everything a task needs; nothing is opened yet."""
         self.plan, self.dialect, self.held = plan, dialect, held
-        self.directory = directory
-        self.outcomes: list[Outcome] = []
+        self.directory, self._on_done = directory, on_done
+        self._statements = statements or Statements(plan, dialect)
+        self.limits = limits or RunLimits()
+        self.outcomes: list[Outcome] = list(done)
         self.errors: dict[str, Exception] = {}
-        self._queue = deque(plan.tasks)
+        self.backoffs = 0
+        self._replayed: Exception | None = None
         self._schema = arrow_schema(plan.columns)
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._sessions: set[_Session] = set()
+        known = {outcome.chunk_id for outcome in done}
+        self.crew: Crew[tuple[TaskRun, ExtractionTask]] = (
+            Crew(self.limits) if beside is None else beside.crew
+        )
+        self.crew.queue.extend((self, task) for task in plan.tasks if task.chunk_id not in known)
 
-    def run(self) -> None:
+    def run(self, workers: int | None = None) -> None:
         """Read all tasks; returns when every worker has ended, however it did."""
-        workers = self.plan.worker_count
-        with ThreadPoolExecutor(workers, thread_name_prefix="ixflow-extract") as pool:
-            # Listeners of events are heard from the workers too.
-            futures = [
-                pool.submit(contextvars.copy_context().run, self._work) for _ in range(workers)
-            ]
-            try:
-                wait(futures)
-            finally:
-                self._end()
-        for future in futures:
-            future.result()
+        workers = min(workers or self.plan.worker_count, max(1, len(self.crew.queue)))
+
+        def work(item: tuple[TaskRun, ExtractionTask], session: Session) -> None:
+            run, task = item
+            run.finish(task, session)
+
+        left = self.crew.run(workers, self.held.open_reader, work, self._too_old)
+        for session in left:
+            self.errors.setdefault(session.reading, self._late(session.reading))
 
     def complete(self) -> bool:
         """Say whether every planned task has reported, exactly once."""
@@ -88,115 +114,143 @@ class TaskRun:
             task.chunk_id for task in self.plan.tasks
         )
 
-    def _work(self) -> None:
-        session = _Session(self)
-        with self._lock:
-            self._sessions.add(session)
-        try:
-            while not self._stop.is_set():
-                try:
-                    task = self._queue.popleft()
-                except IndexError:
-                    return
-                self._finish(task, session)
-        except _Stopped:
-            return
-        finally:
-            with self._lock:
-                self._sessions.discard(session)
-            session.close()
-
-    def _finish(self, task: ExtractionTask, session: _Session) -> None:
+    def finish(self, task: ExtractionTask, session: Session) -> None:
         """Read a task, again on a new connection if that can help; or fail the run."""
-        for attempt in range(_ATTEMPTS):
-            try:
-                outcome = self._read(task, session.reader())
-            except _Stopped:
-                raise
-            except Exception as error:  # noqa: BLE001 - kept, and raised by whoever asked for the run
-                session.close()
-                if self._stop.is_set():
-                    raise _Stopped from None
-                if attempt + 1 == _ATTEMPTS or not self._may_retry(error):
-                    self.errors[task.chunk_id] = error
-                    self._end()
-                    raise _Stopped from None
-                what = (task.chunk_id, self.plan.table, type(error).__name__)
-                _log.warning("task %s of %s is read again after %s", *what)
-                self._stop.wait(min(_FIRST_PAUSE * 4**attempt, _LONGEST_PAUSE))
-            else:
-                self.outcomes.append(outcome)
-                return
-
-    def _read(self, task: ExtractionTask, reader: Reader) -> Outcome:
         started = time.perf_counter()
-        columns = self.plan.columns
-        sql = self.dialect.select_part(task.part, columns, pages=task.pages, keys=task.keys)
-        file_format: FileFormat = "csv" if self.plan.output_format == "csv" else "parquet"
-        chunk = ChunkWriter(
-            self.directory, task.chunk_id, self._schema, file_format, self.plan.compression
-        )
-        try:
-            with reader.read(sql, columns) as batches:
-                for batch in batches:
-                    self._check_stopped()
-                    chunk.write(batch)
-            # Also an empty table has one file, which tells its columns.
-            files = chunk.finish(keep_empty=task is self.plan.tasks[0])
-        except BaseException:
-            chunk.abort()
-            raise
+        # Also an empty table has one file, which tells its columns.
+        keep_empty = task is self.plan.tasks[0]
+        read = self._files_of(Piece.whole(task), session, keep_empty=keep_empty)
+        files = tuple(replace(file, chunk_id=task.chunk_id) for file in read)
         rows, size = sum(file.rows for file in files), sum(file.bytes for file in files)
         seconds = time.perf_counter() - started
         emit(ChunkExtracted(self.directory.run_id, task.chunk_id, rows, size, seconds))
-        return Outcome(task.chunk_id, rows, files, seconds)
+        outcome = Outcome(task.chunk_id, rows, files, seconds)
+        if self._on_done is not None:
+            self._on_done(outcome)
+        self.outcomes.append(outcome)
+
+    def _files_of(
+        self, piece: Piece, session: Session, *, keep_empty: bool
+    ) -> tuple[FileRecord, ...]:
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._read(piece, session, keep_empty=keep_empty)
+            except Stopped:
+                raise
+            except Exception as error:  # noqa: BLE001 - kept, and raised by whoever asked for the run
+                halves = self._halves_after(error, piece, session, attempt)
+            if halves is not None:
+                low = self._files_of(halves[0], session, keep_empty=keep_empty)
+                high = self._files_of(halves[1], session, keep_empty=keep_empty and not low)
+                return low + high
+        raise Stopped
+
+    def _halves_after(
+        self, error: Exception, piece: Piece, session: Session, attempt: int
+    ) -> tuple[Piece, Piece] | None:
+        """Give the halves to read instead, or return to read again, or fail the run."""
+        overdue = session.overdue
+        session.close()
+        self._check_stopped()
+        what = (piece.name, self.plan.table, type(error).__name__)
+        # Halves on another connection are the same rows only in a moment that all share.
+        if self.dialect.is_cancelled_by_replay(error):
+            self._replayed, overdue = error, False
+            halves = piece.halves() if self.held.shared else None
+            if halves is not None:
+                _log.warning("task %s of %s is cut in two after %s", *what)
+                return halves
+        if overdue or attempt + 1 == _ATTEMPTS or not self._may_retry(error):
+            self.errors[piece.task.chunk_id] = (
+                self._late(piece.name) if overdue else self._explained(error)
+            )
+            self.crew.end()
+            raise Stopped from None
+        _log.warning("task %s of %s is read again after %s", *what)
+        self.crew.stop.wait(min(_FIRST_PAUSE * 4**attempt, _LONGEST_PAUSE))
+        return None
+
+    def _read(self, piece: Piece, session: Session, *, keep_empty: bool) -> tuple[FileRecord, ...]:
+        task = piece.task
+        sql = self._statements.of(task)
+        file_format: FileFormat = "csv" if self.plan.output_format == "csv" else "parquet"
+        chunk = ChunkWriter(
+            self.directory,
+            piece.name,
+            self._schema,
+            file_format,
+            self.plan.compression,
+            group_bytes=self.limits.group_bytes,
+        )
+        received = 0
+        try:
+            with session.query(piece.name) as reader:
+                for batch in self._timed(reader, sql, piece):
+                    self._check_stopped()
+                    received += batch.num_rows
+                    chunk.write(batch)
+            files = chunk.finish(keep_empty=keep_empty)
+        except BaseException:
+            chunk.abort()
+            raise
+        rows = sum(file.rows for file in files)
+        if rows != received:
+            msg = f"{received} rows were received and {rows} written"
+            raise ExecutionError(msg, received=received, rows=rows)
+        return files
+
+    def _timed(self, reader: Reader, sql: str, piece: Piece) -> Iterable[pa.RecordBatch]:
+        """Give the batches of a query, and note how long the source took to accept it."""
+        asked = time.perf_counter()
+        with reader.read(sql, self.plan.columns) as batches:
+            self._saw((time.perf_counter() - asked) * 1000, piece)
+            yield from batches
+
+    def _saw(self, latency_ms: float, piece: Piece) -> None:
+        # A file is not busy with others; where nothing is known of the usual, nothing is unusual.
+        if self.dialect.default_port is None or not self.limits.latency_ms:
+            return
+        if rest := self.crew.backoff.saw(latency_ms):
+            self.backoffs += 1
+            found = (round(rest.latency_ms, 1), rest.threshold_ms, rest.seconds)
+            emit(BackedOff(self.directory.run_id, piece.task.chunk_id, *found))
 
     def _check_stopped(self) -> None:
-        if self._stop.is_set():
-            raise _Stopped
+        if self.crew.stop.is_set():
+            raise Stopped
 
     def _may_retry(self, error: Exception) -> bool:
         """Only a broken connection is worth it, and only if the rows of one snapshot remain so."""
-        if isinstance(error, (DataError, SnapshotUnavailable)):
+        if isinstance(error, _TERMINAL) or self.dialect.is_cancelled_by_replay(error):
             return False
         same_rows = self.held.shared or len(self.plan.tasks) == 1
         return same_rows and self.dialect.is_transient(error)
 
-    def _end(self) -> None:
-        """Let every worker stop, also one that waits for the server."""
-        self._stop.set()
-        with self._lock:
-            for session in self._sessions:
-                session.cancel()
+    def _explained(self, error: Exception) -> Exception:
+        """Say what an error of the source means, and of which table it is."""
+        table = str(self.plan.table)
+        if isinstance(error, SnapshotUnavailable) and self._replayed is not None:
+            # The replica has ended the session that held the snapshot for the same reason.
+            error = self._replayed
+        if isinstance(error, ValueDoesNotFit) and "column" in error.fields:
+            message = f"{table}.{error.message.removeprefix('query.')}"
+            return ValueDoesNotFit(message, **{**error.fields, "table": table})
+        return self.dialect.explained(error, table) or error
 
+    def _late(self, name: str) -> StatementTimeout:
+        seconds = self.limits.statement_seconds or 0.0
+        msg = (
+            f"the query of task {name} was not answered in full within {seconds:g} s: the source "
+            f"is too slow, or the network is silent; give the intent a longer statement_timeout"
+        )
+        return StatementTimeout(msg, table=str(self.plan.table), setting="statement_timeout")
 
-class _Session:
-    """The reader of one worker: opened when needed, replaced when broken."""
-
-    def __init__(self, run: TaskRun) -> None:
-        self._run = run
-        self._lock = threading.Lock()
-        self._stack = contextlib.ExitStack()
-        self._reader: Reader | None = None
-
-    def reader(self) -> Reader:
-        """Give the open reader, or open one."""
-        if self._reader is None:
-            reader = self._stack.enter_context(self._run.held.open_reader())
-            with self._lock:
-                self._reader = reader
-        return self._reader
-
-    def cancel(self) -> None:
-        """Stop a query that runs in another thread."""
-        with self._lock:
-            reader: object = self._reader
-            if isinstance(reader, Cancellable):
-                reader.cancel()
-
-    def close(self) -> None:
-        """Close the reader; what a broken connection says about it is of no interest."""
-        with self._lock:
-            self._reader = None
-        with contextlib.suppress(Exception):
-            self._stack.close()
+    def _too_old(self) -> None:
+        seconds = self.limits.snapshot_seconds or 0.0
+        msg = (
+            f"the snapshot was open for {seconds:g} s, the intent's max_snapshot_age: while it is "
+            f"open the source cannot clean up what others delete; use more workers, select less, "
+            f"or raise max_snapshot_age"
+        )
+        error = SnapshotTooOld(msg, table=str(self.plan.table), setting="max_snapshot_age")
+        self.errors.setdefault("snapshot", error)

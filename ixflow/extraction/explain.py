@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ixflow.errors import IxflowError, ValidationError
 from ixflow.extraction.intent import ExtractionIntent
-from ixflow.extraction.plan import PlanResult
+from ixflow.extraction.plan import ExecutionPlan, PlanResult
 from ixflow.extraction.plan_record import read_result, result_record
 from ixflow.extraction.state import StatePlace
 
@@ -45,13 +45,17 @@ class Explanation:
         )
         yield (
             f"Estimate: {rows} rows, {plan.estimated_bytes:,} bytes, {plan.estimated_seconds:g} s "
-            f"at {result.throughput_estimate:,.0f} rows/s"
+            f"at {result.throughput_estimate:,.0f} rows/s "
+            f"({result.throughput_method}, {result.throughput_confidence} confidence)"
         )
         yield f"Workers: {plan.worker_count} ({result.worker_source})"
         yield f"  {result.worker_resolution}"
         yield f"Consistency: {plan.consistency}"
+        if plan.consistency == "one snapshot":
+            yield f"Snapshot: {_sharing(result)}"
         as_text = [column.name for column in plan.columns if column.as_text]
         yield f"Columns: {len(plan.columns)}" + (f", as text: {', '.join(as_text)}" * bool(as_text))
+        yield from _selection(plan)
         yield "Tasks:"
         for task in plan.tasks:
             yield f"  {task}"
@@ -61,6 +65,31 @@ class Explanation:
             parts = ", ".join(f"{k} {v:g}" for k, v in result.cost_estimate.breakdown.items())
             yield f"Cost: {result.cost_estimate.total:.4f} ({parts})"
         yield f"Verdict: {result.verdict}"
+
+
+def _sharing(result: PlanResult) -> str:
+    if result.profile.shares_snapshot:
+        return "several connections can share it"
+    needs = result.intent.dialect.sharing_needs
+    return f"of one connection; {needs}" if needs else "of one connection"
+
+
+def _selection(plan: ExecutionPlan) -> Iterator[str]:
+    """Say which rows and columns of the object are read, and how they are hidden."""
+    if plan.query is not None:
+        yield f"Query: {' '.join(plan.query.split())}"
+    if plan.where is not None:
+        yield f"Filter: {' '.join(plan.where.split())}"
+    if plan.dropped:
+        yield f"Dropped: {', '.join(plan.dropped)}"
+    masked = [f"{column.name} ({column.mask})" for column in plan.columns if column.mask]
+    if masked:
+        salted = f", salt {plan.salt_digest}" if plan.salt_digest else ""
+        yield f"Masked: {', '.join(masked)}{salted}"
+    if plan.cursor is not None:
+        begins = "the beginning" if plan.cursor.start is None else plan.cursor.start
+        yield f"Incremental: {plan.cursor}"
+        yield f"  from {plan.window_from or begins} to the greatest key of the moment that is read"
 
 
 def prepare(intent: ExtractionIntent, state_url: str | sa.URL | None = None) -> None:

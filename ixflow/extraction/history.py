@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ixflow.errors import ValidationError
 from ixflow.extraction.intent import ExtractionIntent
 from ixflow.extraction.manifest import Manifest
+from ixflow.extraction.output import place_of
 from ixflow.extraction.processes import Process
 from ixflow.extraction.recording import SECONDS_BETWEEN_SIGNS
 from ixflow.extraction.state import State, StatePlace, now
@@ -54,6 +55,7 @@ class Run:
     runtime_context: Mapping[str, Any] | None
     replay_of: str | None
     error: str | None
+    resumed_from: str | None = None
 
     @property
     def rows_per_second(self) -> float | None:
@@ -64,9 +66,9 @@ class Run:
 
     @property
     def comparable(self) -> bool:
-        """Say that it ran complete, unconstrained and not as a replay."""
+        """Say that it ran complete, unconstrained and not as a replay, from its start."""
         free = self.runtime_context is None and self.replay_of is None
-        return self.status == "success" and free
+        return self.status == "success" and free and self.resumed_from is None
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
@@ -84,13 +86,16 @@ class Run:
 _SAME = (
     *("run_id", "identity", "object_name", "output_dir", "status", "started_at", "finished_at"),
     *("seconds", "workers", "effective_workers", "plan_fingerprint", "plan_version"),
-    *("replay_of", "error"),
+    *("replay_of", "error", "resumed_from"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task of a run; a task that had not ended when its run did is not listed."""
+    """One task of a run; a task that had not ended when its run did is not listed.
+
+    ``status`` is ``success``, ``failed``, or ``resumed``: an earlier run had read it.
+    """
 
     chunk_id: str
     status: str
@@ -122,7 +127,8 @@ def history(
         if state is None:
             return []
         rows = state.run_rows(identity=identity, object_name=object_name, limit=limit)
-        return [Run.of(_settled(state, row)) for row in rows]
+        intent = intent_or_dir if isinstance(intent_or_dir, ExtractionIntent) else None
+        return [Run.of(_settled(state, row, intent)) for row in rows]
 
 
 def find_row(run_id: str, place: StatePlace) -> Mapping[str, Any]:
@@ -180,14 +186,24 @@ def last_planned_at(identity: str, place: StatePlace) -> str | None:
     return None if found is None else found[1]
 
 
-def _settled(state: State, row: Mapping[str, Any]) -> Mapping[str, Any]:
+def _settled(
+    state: State, row: Mapping[str, Any], intent: ExtractionIntent | None = None
+) -> Mapping[str, Any]:
     """Find out what became of a run that seems to run; the state is told if it can be."""
     if row["status"] != "running" or not _is_dead(row):
         return row
-    became = _published(row) or {
-        "status": "abandoned",
-        "error": "the process ended without a word",
-    }
+    asked, manifest = _published(row, intent)
+    if manifest is not None and manifest.run_id == row["run_id"]:
+        became = {
+            "status": "success",
+            "finished_at": manifest.finished_at,
+            "rows_extracted": manifest.total_rows,
+            "bytes_written": manifest.total_bytes,
+        }
+    else:
+        became = {"status": "abandoned", "error": "the process ended without a word"}
+    if not asked:  # somebody with the intent may find out more
+        return {**row, **became}
     with contextlib.suppress(Exception):
         state.settle(row["run_id"], {**became, "seen_at": now()})
     return {**row, **became}
@@ -201,21 +217,16 @@ def _is_dead(row: Mapping[str, Any]) -> bool:
     return silence.total_seconds() > SECONDS_BETWEEN_SIGNS * _MISSING_SIGNS
 
 
-def _published(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Look whether the run died between publishing and saying so.
+def _published(
+    row: Mapping[str, Any], intent: ExtractionIntent | None
+) -> tuple[bool, Manifest | None]:
+    """Read the newest publication, since the run may have died behind it; say if one could ask.
 
-    Only a directory can be asked without credentials, and only for the newest publication.
+    A bucket can only be asked with the credentials of an intent.
     """
-    if "://" in row["output_dir"]:
-        return None
-    manifest: Manifest | None = None
     with contextlib.suppress(Exception):
-        manifest = OutputPlace(row["output_dir"], row["object_name"]).published()
-    if manifest is None or manifest.run_id != row["run_id"]:
-        return None
-    return {
-        "status": "success",
-        "finished_at": manifest.finished_at,
-        "rows_extracted": manifest.total_rows,
-        "bytes_written": manifest.total_bytes,
-    }
+        if "://" not in row["output_dir"]:
+            return True, OutputPlace(row["output_dir"], row["object_name"]).published()
+        if intent is not None and str(intent.output_dir) == row["output_dir"]:
+            return True, place_of(intent).published()
+    return False, None

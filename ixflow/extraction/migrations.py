@@ -16,7 +16,17 @@ from sqlalchemy.dialects.mysql import LONGTEXT
 
 from ixflow.errors import UnsupportedState
 
-__all__ = ["MIGRATIONS", "migrate", "plans", "runs", "state_version", "tasks"]
+__all__ = [
+    "MIGRATIONS",
+    "benchmarks",
+    "controller",
+    "deviations",
+    "migrate",
+    "plans",
+    "runs",
+    "state_version",
+    "tasks",
+]
 
 _ATTEMPTS, _PAUSE, _LONGEST_PAUSE = 10, 0.02, 0.5
 
@@ -61,6 +71,7 @@ runs = sa.Table(
     sa.Column("bytes_written", sa.BigInteger),
     sa.Column("seconds", sa.Double),
     sa.Column("error", _LONG),
+    sa.Column("resumed_from", _ID),
     sa.Index("ixflow_extraction_runs_of", "identity", "started_at"),
 )
 
@@ -85,15 +96,83 @@ plans = sa.Table(
     sa.Column("result_json", _LONG, nullable=False),
 )
 
+controller = sa.Table(
+    "ixflow_extraction_controller",
+    _metadata,
+    sa.Column("identity", _ID, primary_key=True),
+    sa.Column("shape", _ID, primary_key=True),
+    sa.Column("runs", sa.Integer, nullable=False),
+    sa.Column("workers", sa.Integer),
+    sa.Column("start_workers", sa.Integer),
+    sa.Column("since", sa.Integer),
+    sa.Column("converged", sa.Integer, nullable=False),
+    sa.Column("converged_at", sa.Integer, nullable=False),
+    sa.Column("cap", sa.Integer),
+    sa.Column("baseline", sa.Double),
+    sa.Column("reason", _LONG),
+    sa.Column("updated_at", _TIME, nullable=False),
+)
+
+deviations = sa.Table(
+    "ixflow_extraction_deviations",
+    _metadata,
+    sa.Column("run_id", _ID, primary_key=True),
+    sa.Column("identity", _ID, nullable=False),
+    sa.Column("shape", _ID, nullable=False),
+    sa.Column("number", sa.Integer),
+    sa.Column("noted_at", _TIME, nullable=False),
+    sa.Column("workers", sa.Integer, nullable=False),
+    sa.Column("rows_extracted", sa.BigInteger, nullable=False),
+    sa.Column("rows_per_second", sa.Double, nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False),
+    sa.Column("predicted_seconds", sa.Double),
+    sa.Column("deviation_ratio", sa.Double),
+    sa.Column("baseline_mean", sa.Double),
+    sa.Column("baseline_sigma", sa.Double),
+    sa.Column("baseline_runs", sa.Integer, nullable=False),
+    sa.Column("skew", sa.Double),
+    sa.Column("latency_ms", sa.Double),
+    sa.Column("categories_json", _LONG, nullable=False),
+    sa.Column("reasons_json", _LONG, nullable=False),
+    sa.Column("not_learned", _LONG),
+    sa.Index("ixflow_extraction_deviations_of", "identity", "shape", "number"),
+)
+
+benchmarks = sa.Table(
+    "ixflow_extraction_benchmarks",
+    _metadata,
+    sa.Column("identity", _ID, primary_key=True),
+    sa.Column("object_name", _LONG, nullable=False),
+    sa.Column("benchmarked_at", _TIME, nullable=False),
+    sa.Column("optimal_workers", sa.Integer, nullable=False),
+    sa.Column("confidence", sa.Double, nullable=False),
+    sa.Column("signal_strength", sa.Double, nullable=False),
+    sa.Column("curve", sa.String(16), nullable=False),
+    sa.Column("row_estimate", sa.BigInteger, nullable=False),
+    sa.Column("result_json", _LONG, nullable=False),
+)
+
 
 def _version_1(conn: sa.Connection) -> None:
     """Runs, their tasks, and the last plan of each table."""
     _metadata.create_all(conn, tables=[runs, tasks, plans])
 
 
+def _version_2(conn: sa.Connection) -> None:
+    """What the controller has learned, what every run deviated by, and benchmarks."""
+    _metadata.create_all(conn, tables=[controller, deviations, benchmarks])
+
+
+def _version_3(conn: sa.Connection) -> None:
+    """The run that a run went on from; a state that is new has the column already."""
+    known = {column["name"] for column in sa.inspect(conn).get_columns(runs.name)}
+    if runs.c.resumed_from.name not in known:
+        conn.exec_driver_sql(f"ALTER TABLE {runs.name} ADD COLUMN resumed_from VARCHAR(64)")
+
+
 Step = Callable[[sa.Connection], None]
 
-MIGRATIONS: tuple[Step, ...] = (_version_1,)
+MIGRATIONS: tuple[Step, ...] = (_version_1, _version_2, _version_3)
 """The step at place n makes version n + 1."""
 
 

@@ -6,19 +6,20 @@ places. What a file holds is the business of `ixflow.extraction.writer`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ixflow.extraction.bucket import BucketUrl, is_bucket_url
-from ixflow.extraction.manifest import Manifest
+from ixflow.extraction.manifest import FileRecord, Left, Manifest
 from ixflow.extraction.objects import ObjectPlace
 from ixflow.extraction.storage import OutputPlace, safe_name
 
 if TYPE_CHECKING:
     from ixflow.extraction.intent import ExtractionIntent
 
-__all__ = ["OutputFile", "Place", "Run", "place_of", "published_uri"]
+__all__ = ["Files", "OutputFile", "Place", "Run", "place_of", "published_uri"]
 
 
 class OutputFile(Protocol):
@@ -34,8 +35,8 @@ class OutputFile(Protocol):
         """Leave nothing of it."""
 
 
-class Run(Protocol):
-    """The files of one run."""
+class Files(Protocol):
+    """Where the files of one run are written."""
 
     run_id: str
 
@@ -51,6 +52,34 @@ class Run(Protocol):
     def remove(self, name: str, /) -> None:
         """Remove a file that was finished."""
 
+
+class Run(Files, Protocol):
+    """The files of one run, and the checkpoint that a later run goes on from."""
+
+    keep: bool
+    """Leave the files for a later run, though this one was not published."""
+
+    def checkpoint(self, text: str, /, *, first: bool = False) -> None:
+        """Add lines to the checkpoint, durably; the first ones replace what is there."""
+
+    def left(self) -> list[Left]:
+        """Read the checkpoints of dead runs of the same object that were never published."""
+
+    def adopt(self, left: Left, files: Sequence[FileRecord], /) -> set[str] | None:
+        """Take over those files of a dead run that are as they were written; name them.
+
+        All others of its files are gone then. None: another process takes it over.
+        """
+
+    def discard(self, left: Left, /) -> None:
+        """Remove what a dead run left."""
+
+    def carry(self, base: Manifest, /) -> tuple[FileRecord, ...]:
+        """Let the files of an earlier run belong to this one, too."""
+
+    def missing(self, files: Sequence[FileRecord], /) -> list[str]:
+        """Name the files that are not there in their size."""
+
     def publish(self, manifest: Manifest, /) -> str:
         """Let the whole run appear at once, and say where its manifest is."""
 
@@ -65,6 +94,9 @@ class Place(Protocol):
 
     def published(self) -> Manifest | None:
         """Read the manifest of what is published."""
+
+    def manifest_of(self, manifest: Manifest, /) -> str:
+        """Say where the manifest of a published run is."""
 
     def files(self, manifest: Manifest, /) -> list[str]:
         """Name the files of a run for `filesystem`."""

@@ -17,11 +17,13 @@ import pyarrow as pa
 
 from ixflow.dialects.types import arrow_schema
 from ixflow.errors import UnsupportedPlanVersion, ValidationError
+from ixflow.extraction.cursor import CursorPlan
 from ixflow.values import Column, KeyRange, PageRange, TableName, TablePart
 
 if TYPE_CHECKING:
     from ixflow.extraction.context import RuntimeContext, WorkerResolution
     from ixflow.extraction.cost import CostEstimate
+    from ixflow.extraction.experience import Lesson
     from ixflow.extraction.intent import ExtractionIntent
     from ixflow.extraction.profile import SourceProfile
 
@@ -31,7 +33,16 @@ PLAN_VERSION = "2.0"
 
 # Fields that plans of version 2.0 did not have at first. Where they say nothing they are left out
 # of the fingerprint, so that a stored plan keeps the one it was stored with.
-_ADDED = {"keys"}
+_ADDED = {"keys", "where", "query", "cursor", "salt_digest", "dropped", "mask"}
+
+_NOT_DECIDED = (
+    "estimated_rows",
+    "estimated_bytes",
+    "estimated_seconds",
+    "latency_ms",
+    "window_from",
+    "arrow_schema",
+)
 
 Consistency = Literal["one snapshot", "per connection"]
 
@@ -63,7 +74,9 @@ class ExecutionPlan:
     """Everything `execute` needs to know besides the connection.
 
     ``columns`` are pinned: an execution that finds others stops. ``estimated_rows`` is -1 where
-    nothing is known.
+    nothing is known. ``latency_ms`` is the median time of an answer that the plan was made with.
+    ``cursor`` is there in an incremental plan; ``window_from`` is the high watermark that was seen
+    when it was planned, an execution looks again. ``salt_digest`` tells one salt from another.
     """
 
     identity: str
@@ -82,6 +95,13 @@ class ExecutionPlan:
     estimated_rows: int
     estimated_bytes: int
     estimated_seconds: float
+    latency_ms: float = 0.0
+    where: str | None = None
+    query: str | None = None
+    dropped: tuple[str, ...] = ()
+    salt_digest: str | None = None
+    cursor: CursorPlan | None = None
+    window_from: str | None = None
     plan_version: str = PLAN_VERSION
 
     def __post_init__(self) -> None:
@@ -92,15 +112,25 @@ class ExecutionPlan:
             raise ValidationError(msg, tasks=ids)
 
     @property
+    def hides(self) -> bool:
+        """Say whether some column is masked or dropped, so that its values must not appear."""
+        return bool(self.dropped) or any(column.mask for column in self.columns)
+
+    @property
+    def mode(self) -> str:
+        """Say whether all rows are read, ``full``, or only new ones, ``incremental``."""
+        return "full" if self.cursor is None else "incremental"
+
+    @property
     def fingerprint(self) -> str:
         """Hash the decisions, not the estimates and not the moment."""
         decided = self.to_dict()
-        for name in ("estimated_rows", "estimated_bytes", "estimated_seconds", "arrow_schema"):
+        for name in _NOT_DECIDED:
             del decided[name]
         for task in decided["tasks"]:
             del task["estimated_rows"], task["estimated_bytes"]
             del task["part"]["rows"], task["part"]["size_bytes"]
-        for made in (decided, *decided["tasks"]):
+        for made in (decided, *decided["tasks"], *decided["columns"]):
             for name in _ADDED & set(made):
                 if not made[name]:
                     del made[name]
@@ -141,6 +171,9 @@ def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
         for column, type_ in zip(values["columns"], schema.types, strict=True)
     )
     values["tasks"] = tuple(_task(task) for task in values["tasks"])
+    values["dropped"] = tuple(values.get("dropped", ()))
+    if values.get("cursor"):
+        values["cursor"] = CursorPlan(**values["cursor"])
     return values
 
 
@@ -163,6 +196,9 @@ class PlanResult:
     ``verdict`` is ``SAFE TO RUN``, ``SAFE WITH WARNINGS`` or ``NOT RECOMMENDED``; ``advisories``
     say why it is not the first. ``is_safe`` means exactly the first: to run with warnings too, ask
     for ``not is_not_recommended``. ``cost_estimate`` is None without rates.
+    ``throughput_estimate`` is in rows a second; ``throughput_method`` is ``history`` or ``cold
+    start``, ``throughput_confidence`` ``low``, ``medium`` or ``high``. ``lesson`` is what the run
+    may teach.
     """
 
     plan: ExecutionPlan
@@ -175,6 +211,9 @@ class PlanResult:
     worker_resolution: WorkerResolution
     throughput_estimate: float
     runtime_context: RuntimeContext | None = None
+    throughput_method: str = "cold start"
+    throughput_confidence: str = "low"
+    lesson: Lesson | None = None
 
     @property
     def is_safe(self) -> bool:

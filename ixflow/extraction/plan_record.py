@@ -9,6 +9,7 @@ from typing import Any
 from ixflow.errors import UnsupportedPlanVersion, ValidationError
 from ixflow.extraction.context import RuntimeContext, WorkerResolution
 from ixflow.extraction.cost import CostEstimate
+from ixflow.extraction.experience import Lesson
 from ixflow.extraction.intent import ExtractionIntent
 from ixflow.extraction.plan import ExecutionPlan, PlanResult
 from ixflow.extraction.profile import SourceProfile
@@ -17,20 +18,23 @@ from ixflow.values import TableName, TablePart
 __all__ = ["read_result", "result_record"]
 
 _PLAIN = ("verdict", "advisories", "worker_source", "throughput_estimate")
+_LATER = ("throughput_method", "throughput_confidence")
+"""What the first results did not have."""
 
 
 def result_record(result: PlanResult) -> dict[str, Any]:
     """Give everything of a result but the intent, whose configuration holds credentials."""
     profile = dataclasses.asdict(result.profile)
     # The plan has them too, with their Arrow types.
-    del profile["columns"]
+    del profile["columns"], profile["cuts"]
     return {
-        **{name: getattr(result, name) for name in _PLAIN},
+        **{name: getattr(result, name) for name in (*_PLAIN, *_LATER)},
         "plan": result.plan.to_dict(),
         "profile": profile,
         "cost_estimate": _fields(result.cost_estimate),
         "worker_resolution": _fields(result.worker_resolution),
         "runtime_context": _fields(result.runtime_context),
+        "lesson": _fields(result.lesson),
     }
 
 
@@ -48,14 +52,17 @@ def read_result(record: Mapping[str, Any], intent: ExtractionIntent) -> PlanResu
     try:
         plan = ExecutionPlan.from_dict(record["plan"])
         cost, context = record["cost_estimate"], record["runtime_context"]
+        lesson = record.get("lesson")
         return PlanResult(
             **{name: record[name] for name in _PLAIN},
+            **{name: record[name] for name in _LATER if name in record},
             plan=plan,
             intent=intent,
             profile=_profile(record["profile"], plan),
             cost_estimate=None if cost is None else CostEstimate(**cost),
             worker_resolution=_resolution(record["worker_resolution"]),
             runtime_context=None if context is None else RuntimeContext(**context),
+            lesson=None if lesson is None else Lesson(**lesson),
         )
     except UnsupportedPlanVersion:
         raise
@@ -69,7 +76,9 @@ def _profile(given: Mapping[str, Any], plan: ExecutionPlan) -> SourceProfile:
         TablePart(**{**part, "table": TableName(**part["table"])}) for part in given["parts"]
     )
     table = TableName(**given["table"])
-    return SourceProfile(**{**given, "table": table, "parts": parts, "columns": plan.columns})
+    lists = {name: tuple(given.get(name, ())) for name in ("cursor_advice", "hidden_columns")}
+    read = {"table": table, "parts": parts, "columns": plan.columns, "cursor": plan.cursor}
+    return SourceProfile(**{**given, **lists, **read})
 
 
 def _resolution(given: Mapping[str, Any]) -> WorkerResolution:

@@ -8,51 +8,66 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 
 from ixflow.extraction.context import RuntimeContext, WorkerResolution, resolve_workers
+from ixflow.extraction.controller import MOST_WORKERS
 from ixflow.extraction.cost import GB, CostConfig, CostEstimate, estimate_cost
+from ixflow.extraction.estimator import ThroughputEstimate, estimate_throughput
+from ixflow.extraction.experience import NOTHING, Experience, start_workers
 from ixflow.extraction.plan import Consistency, ExtractionTask
 from ixflow.extraction.profile import SourceProfile
-from ixflow.values import TablePart
+from ixflow.extraction.tasks import cut_tasks, strategy_of
 
-__all__ = ["RULES", "Draft", "Facts", "decide"]
+__all__ = ["RULES", "Draft", "Facts", "decide", "wants_several"]
 
 SAFE, WARNINGS, NOT_RECOMMENDED = "SAFE TO RUN", "SAFE WITH WARNINGS", "NOT RECOMMENDED"
 
-_TASK_BYTES, _MOST_TASKS, _TASKS_OF_A_WORKER = 64 << 20, 1_000, 4
-_LEAST_TASK_PAGES = 64
-_BYTES_PER_SECOND, _ROWS_PER_SECOND, _UNKNOWN_ROWS_PER_SECOND = 25_000_000, 500_000, 10_000
 _LONG_SNAPSHOT_SECONDS = 30 * 60
 _NEARLY_FULL = 0.8
 
 
 _ONE_WORKER = WorkerResolution(1, (("base", 1),))
+_NO_ESTIMATE = ThroughputEstimate(0.0, "cold start", "low")
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the rules may look at. ``free_bytes`` is the room on the output's disk."""
+    """What the rules may look at.
+
+    ``memory_workers`` is how many workers have room in memory, ``connection_cap`` how many
+    connections all runs on this machine may have, ``free_bytes`` what is left on the output's
+    disk, ``known`` what earlier runs tell.
+    """
 
     profile: SourceProfile
     context: RuntimeContext | None = None
     rates: CostConfig | None = None
     max_workers: int | None = None
+    memory_workers: int | None = None
+    connection_cap: int | None = None
     cpus: int = 1
     free_bytes: int | None = None
+    known: Experience = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A plan in the making; ``blocks`` are the advisories that make it NOT RECOMMENDED."""
+    """A plan in the making; ``blocks`` are the advisories that make it NOT RECOMMENDED.
+
+    ``chosen_by`` says who has chosen the workers before anything took some away, ``worker_cap`` how
+    many there could be at most, ``held_back`` that the intent's ``max_workers`` took some away.
+    """
 
     strategy: str = "single_pass"
     consistency: Consistency = "one snapshot"
     workers: int = 1
     worker_source: str = "profiler recommended"
+    chosen_by: str = "profiler recommended"
+    worker_cap: int = 1
+    held_back: bool = False
     resolution: WorkerResolution = _ONE_WORKER
     tasks: tuple[ExtractionTask, ...] = ()
-    rows_per_second: float = 0.0
+    throughput: ThroughputEstimate = _NO_ESTIMATE
     seconds: float = 0.0
     cost: CostEstimate | None = None
     blocks: tuple[str, ...] = ()
@@ -71,15 +86,14 @@ def decide(facts: Facts) -> Draft:
     return draft
 
 
+def wants_several(context: RuntimeContext | None) -> bool:
+    """Say that a context asks for several workers, however small the table is."""
+    return context is not None and (context.min_workers or 1) > 1
+
+
 def choose_split(draft: Draft, facts: Facts) -> Draft:
-    """Read ranges of pages where there are pages and enough of them, else each part in one pass."""
-    profile = facts.profile
-    strategy = profile.recommended_strategy
-    forced = facts.context is not None and (facts.context.min_workers or 1) > 1
-    if forced and profile.shares_snapshot and any(part.pages for part in profile.parts):
-        strategy = "page_ranges"
-    if strategy == "single_pass" and len(profile.parts) > 1:
-        strategy = "partitions"
+    """Read by pages or by a key where the table is large enough, else each part in one pass."""
+    strategy = strategy_of(facts.profile, forced=wants_several(facts.context))
     return replace(draft, strategy=strategy)
 
 
@@ -90,60 +104,51 @@ def promise_consistency(draft: Draft, facts: Facts) -> Draft:
 
 
 def set_workers(draft: Draft, facts: Facts) -> Draft:
-    """Start from the profile, cap by connections, processors and intent, then ask the context."""
+    """Start from what earlier runs tell, else the profile; cap it; then ask the context."""
     profile = facts.profile
-    limit = profile.available_connections_safe if profile.shares_snapshot else 1
-    caps = {"connections": limit, "processors": facts.cpus}
-    if facts.max_workers is not None:
-        caps["the intent"] = facts.max_workers
-    base = profile.recommended_start_workers
+    hard = _hard_caps(facts)
+    caps = {**hard, "processors": facts.cpus}
+    recommended = profile.recommended_start_workers
+    base, source = start_workers(recommended, facts.known, rows=profile.row_count_estimate)
+    chosen_by = source
     by, least = min(caps.items(), key=lambda cap: cap[1])
-    source = draft.worker_source if least >= base else f"{draft.worker_source}, capped by {by}"
-    allowed = limit if facts.max_workers is None else min(limit, facts.max_workers)
-    resolution = resolve_workers(min(base, least), facts.context, limit=allowed)
+    if least < base:
+        source += f", capped by {by}"
+    resolution = resolve_workers(min(base, least), facts.context, limit=min(hard.values()))
     if len(resolution.steps) > 1:
         source += ", runtime context applied"
+    if chosen_by != draft.worker_source:
+        chain = ((draft.worker_source, recommended), (chosen_by, base), *resolution.steps)
+        resolution = replace(resolution, steps=chain)
     blocks = (resolution.infeasible,) if resolution.infeasible else ()
     return replace(
         draft,
         workers=resolution.workers,
         worker_source=source,
+        worker_cap=min(least, MOST_WORKERS),
+        chosen_by=chosen_by,
+        held_back=least < base and by == "the intent",
         resolution=resolution,
         blocks=draft.blocks + blocks,
     )
 
 
+def _hard_caps(facts: Facts) -> dict[str, int]:
+    """Name what no number of workers may exceed, whoever asks for it."""
+    profile = facts.profile
+    caps = {
+        "connections": profile.available_connections_safe if profile.shares_snapshot else 1,
+        "the intent": facts.max_workers,
+        "the memory budget": facts.memory_workers,
+        # One connection holds the snapshot.
+        "the cap on connections": facts.connection_cap and max(1, facts.connection_cap - 1),
+    }
+    return {name: most for name, most in caps.items() if most is not None}
+
+
 def size_tasks(draft: Draft, facts: Facts) -> Draft:
     """Cut the parts into tasks of like size, several for each worker; the largest come first."""
-    pieces = [piece for part in facts.profile.parts for piece in _pieces(part, draft, facts)]
-    pieces.sort(key=lambda task: -task.estimated_bytes)
-    width = max(3, len(str(len(pieces))))
-    tasks = tuple(replace(task, chunk_id=f"{n:0{width}d}") for n, task in enumerate(pieces, 1))
-    return replace(draft, tasks=tasks)
-
-
-def _pieces(part: TablePart, draft: Draft, facts: Facts) -> Iterator[ExtractionTask]:
-    ranges = draft.strategy == "page_ranges" and part.pages is not None
-    return _ranges(part, draft, facts) if ranges else _whole(part)
-
-
-def _whole(part: TablePart) -> Iterator[ExtractionTask]:
-    yield ExtractionTask("", part, estimated_rows=part.rows, estimated_bytes=part.size_bytes)
-
-
-def _ranges(part: TablePart, draft: Draft, facts: Facts) -> Iterator[ExtractionTask]:
-    total, pages = max(1, facts.profile.size_bytes), part.pages or 0
-    wanted = max(draft.workers * _TASKS_OF_A_WORKER, total / _TASK_BYTES)
-    share = math.ceil(min(wanted, _MOST_TASKS) * part.size_bytes / total)
-    count = max(1, min(share, pages // _LEAST_TASK_PAGES))
-    rows = -1 if part.rows < 0 else part.rows // count
-    bounds = [pages * number // count for number in range(count)]
-    # The last range has no end: pages that are added after the plan belong to it.
-    size = part.size_bytes // count
-    for first, end in zip_longest(bounds, bounds[1:]):
-        whole = first == 0 and end is None
-        piece = None if whole else (first, end)
-        yield ExtractionTask("", part, piece, estimated_rows=rows, estimated_bytes=size)
+    return replace(draft, tasks=cut_tasks(facts.profile, draft.strategy, draft.workers))
 
 
 def drop_idle_workers(draft: Draft, facts: Facts) -> Draft:
@@ -153,14 +158,16 @@ def drop_idle_workers(draft: Draft, facts: Facts) -> Draft:
 
 
 def estimate(draft: Draft, facts: Facts) -> Draft:
-    """Estimate the seconds: a first run at 25 MB/s, growing with the root of the workers."""
+    """Estimate the seconds, from comparable runs if there are any."""
     profile = facts.profile
-    growth = math.sqrt(draft.workers)
-    speed = float(_UNKNOWN_ROWS_PER_SECOND)
-    if profile.avg_row_bytes > 0:
-        speed = min(_BYTES_PER_SECOND * growth / profile.avg_row_bytes, _ROWS_PER_SECOND)
-    seconds = round(max(0, profile.row_count_estimate) / max(speed, 1.0), 1)
-    return replace(draft, rows_per_second=round(speed, 1), seconds=seconds)
+    found = estimate_throughput(
+        facts.known.samples,
+        rows=profile.row_count_estimate,
+        workers=draft.workers,
+        row_bytes=profile.avg_row_bytes,
+    )
+    seconds = round(max(0, profile.row_count_estimate) / max(found.value, 1.0), 1)
+    return replace(draft, throughput=found, seconds=seconds)
 
 
 def price(draft: Draft, facts: Facts) -> Draft:
@@ -207,9 +214,11 @@ def _warnings(draft: Draft, facts: Facts) -> Iterator[str]:
         yield f"egress budget: up to {size / GB:.2f} GB, the budget is {budget:g} GB"
     if facts.profile.shares_snapshot and draft.seconds > _LONG_SNAPSHOT_SECONDS:
         minutes = draft.seconds / 60
-        yield f"the snapshot stays open for about {minutes:.0f} min and holds back VACUUM so long"
+        cleaning = "keeps the server from cleaning up (VACUUM, purge) so long"
+        yield f"the snapshot stays open for about {minutes:.0f} min and {cleaning}"
+    yield from facts.profile.cursor_advice
     if draft.consistency == "per connection":
-        yield "one snapshot of all rows cannot be had: some rows live outside of this database"
+        yield f"one snapshot of all rows cannot be had: {facts.profile.snapshot_advice}"
 
 
 def _share(size: int, budget_gb: float) -> float:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import sqlalchemy as sa
-
-from ixflow.dialects import Dialect, SourceFacts, connected
-from ixflow.errors import TableNotFound, ValidationError
+from ixflow.dialects import Dialect, KeyCuts, connected
+from ixflow.extraction.cursor import CursorPlan
+from ixflow.extraction.selection import hidden_columns
+from ixflow.extraction.source_object import find_object
 from ixflow.values import Column, TableName, TablePart
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from ixflow.extraction.intent import ExtractionIntent
 
-__all__ = ["SourceProfile", "chosen_columns", "profile", "skew"]
+__all__ = ["SourceProfile", "profile", "skew"]
 
 SMALL_ROWS, SMALL_BYTES = 100_000, 50_000_000
 """A table below either is read in one pass."""
@@ -28,6 +30,8 @@ SMALL_ROWS, SMALL_BYTES = 100_000, 50_000_000
 _ROWS_OF_A_WORKER, _BYTES_OF_A_WORKER, _MOST_FIRST_WORKERS = 500_000, 1 << 28, 8
 _PROBES = 5
 _BUCKETS = 10
+_BYTES_OF_A_CUT, _FEWEST_CUTS, _MOST_CUTS = 64 << 20, 16, 256
+_CUTTING_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,11 @@ class SourceProfile:
 
     ``row_count_estimate`` is -1 where nothing is known. ``cv`` is the coefficient of variation of
     the rows over ten equal ranges of the primary key (0: even, or unknown; 3: all in one).
-    ``size_bytes`` counts the stored rows without indexes. Times are in milliseconds.
+    ``size_bytes`` counts the stored rows without indexes. Times are in milliseconds. ``cuts`` says
+    for each part where a key can cut it, None where none can or none needs to; shorter than
+    ``parts`` where nobody looked. ``cursor`` is the one of an incremental extraction,
+    ``window_from`` the high watermark that is published, ``cursor_advice`` what speaks against
+    them. The values of ``hidden_columns`` must appear in no plan.
     """
 
     object_name: str
@@ -53,6 +61,12 @@ class SourceProfile:
     latency_p50_ms: float
     latency_p95_ms: float
     shares_snapshot: bool
+    snapshot_advice: str = Dialect.snapshot_advice
+    cuts: tuple[KeyCuts | None, ...] = ()
+    cursor: CursorPlan | None = None
+    window_from: str | None = None
+    cursor_advice: tuple[str, ...] = ()
+    hidden_columns: tuple[str, ...] = ()
 
     @property
     def primary_key(self) -> tuple[str, ...]:
@@ -78,14 +92,20 @@ class SourceProfile:
 
     @property
     def recommended_strategy(self) -> str:
-        """Name the way to read: ``single_pass`` or ``page_ranges``."""
-        ranges = self.shares_snapshot and any(part.pages for part in self.parts)
-        return "page_ranges" if ranges and not self.is_small else "single_pass"
+        """Name the way to read: ``single_pass``, ``page_ranges`` or ``key_ranges``."""
+        return "single_pass" if self.is_small else self.possible_split
+
+    @property
+    def possible_split(self) -> str:
+        """Name the way to read in parallel or in steps, however small the table is."""
+        if self.shares_snapshot and any(part.pages for part in self.parts):
+            return "page_ranges"
+        return "key_ranges" if any(self.cuts) else "single_pass"
 
     @property
     def recommended_start_workers(self) -> int:
         """Give the number of workers for a first run."""
-        if self.recommended_strategy == "single_pass":
+        if self.recommended_strategy == "single_pass" or not self.shares_snapshot:
             return 1
         by_rows = self.row_count_estimate // _ROWS_OF_A_WORKER
         wanted = max(by_rows, self.size_bytes // _BYTES_OF_A_WORKER)
@@ -108,8 +128,11 @@ class SourceProfile:
         return self.size_bytes
 
 
-def profile(intent: ExtractionIntent) -> SourceProfile:
+def profile(intent: ExtractionIntent, *, split_small: bool = False) -> SourceProfile:
     """Read the statistics of the intent's table: no scan, no count.
+
+    Where keys cut a table, an index is asked for some of them; for a small table, which needs no
+    cutting, only if ``split_small``.
 
     Raises:
         SourceUnavailable: the database cannot be reached or refuses us.
@@ -119,29 +142,60 @@ def profile(intent: ExtractionIntent) -> SourceProfile:
     """
     dialect, name = intent.dialect, intent.object_name
     with _connection(intent) as (conn, connection_ms):
-        table = _find(dialect, conn, name)
-        columns = dialect.columns(conn, table)
-        facts = dialect.source_facts(conn, table)
-        parts = _with_facts(dialect.parts(conn, table), facts)
-        key = next((c.name for c in columns if c.key_position == 1), None)
-        bounds = dialect.key_bounds(conn, table, key) if key else ()
+        found = find_object(intent, dialect, conn)
+        table, facts = found.table, found.facts
+        key = next((c.name for c in found.known if c.key_position == 1), None)
+        # Not even a histogram of what is hidden may leave the source.
+        seen_key = None if key in hidden_columns(intent) else key
+        bounds = dialect.key_bounds(conn, table, seen_key) if seen_key else ()
         probes = sorted(_probes(conn))
-    return SourceProfile(
-        object_name=name,
-        table=table,
-        columns=chosen_columns(intent, columns),
-        parts=parts,
-        row_count_estimate=facts.rows,
-        size_bytes=facts.size_bytes,
-        pages=facts.pages,
-        cv=skew(bounds),
-        max_connections=facts.max_connections,
-        active_connections=facts.active_connections,
-        connection_ms=connection_ms,
-        latency_p50_ms=probes[_PROBES // 2],
-        latency_p95_ms=probes[-1],
-        shares_snapshot=dialect.shares_snapshot,
-    )
+        shares = dialect.shares_snapshot if facts.shares_snapshot is None else facts.shares_snapshot
+        seen = SourceProfile(
+            object_name=name,
+            table=table,
+            columns=found.columns,
+            parts=found.parts,
+            row_count_estimate=facts.rows,
+            size_bytes=facts.size_bytes,
+            pages=facts.pages,
+            cv=skew(bounds),
+            max_connections=facts.max_connections,
+            active_connections=facts.active_connections,
+            connection_ms=connection_ms,
+            latency_p50_ms=probes[_PROBES // 2],
+            latency_p95_ms=probes[-1],
+            shares_snapshot=shares,
+            snapshot_advice=dialect.snapshot_advice,
+            cursor=found.cursor,
+            window_from=found.mark,
+            cursor_advice=found.advice,
+            hidden_columns=hidden_columns(intent),
+        )
+        if (seen.is_small and not split_small) or intent.query is not None or found.by_index:
+            return seen
+        return replace(seen, cuts=tuple(_cuts(dialect, conn, seen)))
+
+
+def _cuts(dialect: Dialect, conn: sa.Connection, seen: SourceProfile) -> Iterator[KeyCuts | None]:
+    """Cut the parts that have no pages to be cut by, each in proportion to its size."""
+    ends = time.monotonic() + _CUTTING_SECONDS
+    total = max(1, seen.size_bytes)
+    wanted = min(max(total / _BYTES_OF_A_CUT, _FEWEST_CUTS), _MOST_CUTS)
+    for part in seen.parts:
+        by_pages = part.pages is not None and seen.shares_snapshot
+        share = math.ceil(wanted * part.size_bytes / total) if len(seen.parts) > 1 else wanted
+        seconds = ends - time.monotonic()
+        if by_pages or share <= 1 or seconds <= 0:
+            yield None
+        else:
+            yield dialect.cut_keys(
+                conn,
+                part,
+                int(share),
+                seconds=seconds,
+                scattered=seen.shares_snapshot,
+                hidden=seen.hidden_columns,
+            )
 
 
 @contextmanager
@@ -160,45 +214,6 @@ def _probes(conn: sa.Connection) -> Iterator[float]:
         started = time.perf_counter()
         conn.exec_driver_sql("SELECT 1").all()
         yield round((time.perf_counter() - started) * 1000, 2)
-
-
-def _find(dialect: Dialect, conn: sa.Connection, name: str) -> TableName:
-    """Read the name as ``schema.table``, or as the name of one table that holds a dot."""
-    parsed = TableName.parse(name)
-    whole = TableName(name)
-    for table in (parsed, whole):
-        # SQLite refuses to look into a schema that it does not know.
-        with suppress(sa.exc.OperationalError):
-            if dialect.exists(conn, table):
-                return table
-    msg = (
-        f"there is no table {parsed} in this {dialect.name} database, or the role may not see it; "
-        f"names are compared exactly, capitals included"
-    )
-    raise TableNotFound(msg, table=name)
-
-
-def _with_facts(parts: tuple[TablePart, ...], facts: SourceFacts) -> tuple[TablePart, ...]:
-    if len(parts) == 1 and parts[0].rows < 0:
-        return (replace(parts[0], rows=facts.rows, size_bytes=facts.size_bytes),)
-    return parts
-
-
-def chosen_columns(intent: ExtractionIntent, columns: Sequence[Column]) -> tuple[Column, ...]:
-    """Take the columns that the intent selects, as text where it says so.
-
-    Raises:
-        ValidationError: a name is not a column of the table.
-
-    """
-    known = {column.name: column for column in columns}
-    wanted = tuple(known) if intent.columns is None else tuple(intent.columns)
-    missing = sorted({*wanted, *intent.as_text} - set(known))
-    if missing:
-        msg = f"{intent.object_name} has no columns {missing}; it has {sorted(known)}"
-        raise ValidationError(msg, columns=missing, table=intent.object_name)
-    text = {name: replace(known[name], type=pa.string(), as_text=True) for name in intent.as_text}
-    return tuple(text.get(name, known[name]) for name in wanted)
 
 
 def skew(bounds: Sequence[float]) -> float:

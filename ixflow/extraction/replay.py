@@ -17,6 +17,8 @@ from ixflow.extraction.state import StatePlace
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from ixflow.extraction.snapshot import Moment
+
 __all__ = ["replay", "stored_plan"]
 
 
@@ -25,6 +27,7 @@ def replay(
     intent: ExtractionIntent,
     *,
     force: bool = False,
+    moment: Moment | str | None = None,
     state_url: str | sa.URL | None = None,
 ) -> ExecutionResult:
     """Execute the plan of an earlier run again, from the intent's source into its output directory.
@@ -33,6 +36,7 @@ def replay(
         run_id: the run's id, or the beginning of it if no other run begins so.
         intent: where to connect, and where the files go.
         force: try it also with a plan of another version.
+        moment: what `hold_snapshot` gives, or its token: the rows are of it.
         state_url: the state database that knows the run, if it is not the intent's own.
 
     Raises:
@@ -46,7 +50,7 @@ def replay(
     place = StatePlace.of(intent.output_dir, state_url)
     row = find_row(run_id, place)
     plan = stored_plan(row, force=force)
-    return run_plan(plan, intent, Origin(replay_of=row["run_id"], state_url=state_url))
+    return run_plan(plan, intent, Origin(replay_of=row["run_id"], state_url=state_url), moment)
 
 
 def _expect_intent(intent: object) -> None:

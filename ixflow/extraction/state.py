@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +31,11 @@ from ixflow.secrets import redact, redact_url
 
 __all__ = ["ENVIRONMENT", "State", "StatePlace", "now"]
 
+_log = logging.getLogger("ixflow")
+
 ENVIRONMENT = "IXFLOW_STATE_URL"
+
+_ATTEMPTS, _PAUSE = 5, 0.05
 
 # No table's files have a name with a dot in front, so the file is never in the way of one.
 _DEFAULT = Path(".ixflow", ".state.sqlite")
@@ -161,13 +167,66 @@ class State:
             conn.execute(sa.insert(runs).values(**values))
 
     def end_run(
-        self, run_id: str, values: Mapping[str, Any], done: Sequence[Mapping[str, Any]]
+        self,
+        run_id: str,
+        values: Mapping[str, Any],
+        done: Sequence[Mapping[str, Any]],
+        also: Callable[[sa.Connection], object] | None = None,
     ) -> None:
-        """Write what came of a run, and of its tasks."""
+        """Write what came of a run, and of its tasks; ``also`` writes more in the transaction.
+
+        What ``also`` cannot write is logged, and the run is ended without it.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                self._end_run(run_id, values, done, also)
+                return
+            except Exception as error:
+                # Another run of the table may have ended at the same moment, and come first.
+                if also is None:
+                    raise
+                if not isinstance(error, sa.exc.DBAPIError) or attempt + 1 >= _ATTEMPTS:
+                    _log.warning("nothing is learned from %s: %s", run_id, error)
+                    also = None
+                time.sleep(_PAUSE * attempt)
+
+    def _end_run(
+        self,
+        run_id: str,
+        values: Mapping[str, Any],
+        done: Sequence[Mapping[str, Any]],
+        also: Callable[[sa.Connection], object] | None,
+    ) -> None:
         with self._engine.begin() as conn:
             conn.execute(sa.update(runs).where(runs.c.run_id == run_id).values(**values))
             if done:
                 conn.execute(sa.insert(tasks), [{**task, "run_id": run_id} for task in done])
+            if also is not None:
+                also(conn)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """Give a connection to read with."""
+        with self._engine.connect() as conn:
+            yield conn
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """Give a connection in a transaction, which must begin with a write."""
+        with self._engine.begin() as conn:
+            yield conn
+
+    def write_tasks(self, run_id: str, done: Sequence[Mapping[str, Any]]) -> None:
+        """Write what came of some tasks of a run, in the place of what was said of them before."""
+        these = tasks.c.chunk_id.in_([task["chunk_id"] for task in done])
+        with self._engine.begin() as conn:
+            conn.execute(sa.delete(tasks).where(tasks.c.run_id == run_id, these))
+            conn.execute(sa.insert(tasks), [{**task, "run_id": run_id} for task in done])
+
+    def note_run(self, run_id: str, values: Mapping[str, Any]) -> None:
+        """Write what is known of a run by now."""
+        with self._engine.begin() as conn:
+            conn.execute(sa.update(runs).where(runs.c.run_id == run_id).values(**values))
 
     def sign_of_life(self, run_id: str) -> None:
         """Note that the run's process lives."""

@@ -8,9 +8,10 @@ from typing import Literal, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ixflow.errors import ExecutionError
 from ixflow.extraction.csv_text import csv_header, csv_lines
 from ixflow.extraction.manifest import FileRecord
-from ixflow.extraction.output import OutputFile, Run
+from ixflow.extraction.output import Files, OutputFile
 
 __all__ = ["ChunkWriter", "FileFormat"]
 
@@ -21,6 +22,9 @@ ROW_GROUP_BYTES = 32 << 20
 
 FILE_BYTES = 512 << 20
 """Bytes in a file after which the next row group goes to the next file."""
+
+PAGE_BYTES, _MOST_ROWS_OF_PAGE = 1 << 20, 1024
+"""Bytes of a page of a column, which is compressed at once, unless one value is longer."""
 
 CSV_BYTES = 4 << 20
 """Bytes of rows that become text at a time, which takes several times as many."""
@@ -76,8 +80,8 @@ class _Encoder(Protocol):
     def write(self, table: pa.Table) -> None:
         """Add rows."""
 
-    def end(self) -> None:
-        """Write what comes after the last row."""
+    def end(self) -> int:
+        """Write what comes after the last row; count the rows that the file says it has."""
 
     def abandon(self) -> None:
         """Write nothing more, ever."""
@@ -86,13 +90,19 @@ class _Encoder(Protocol):
 class _Parquet:
     """One Parquet file; each table becomes a row group."""
 
-    def __init__(self, file: _HashingFile, schema: pa.Schema, compression: str) -> None:
+    def __init__(
+        self, file: _HashingFile, schema: pa.Schema, compression: str, rows_of_page: int
+    ) -> None:
         repeats = [f.name for f in schema if any(t(f.type) for t in _DICTIONARY_TYPES)]
+        self._footers: list[pq.FileMetaData] = []
         self._writer = pq.ParquetWriter(
             pa.PythonFile(file, mode="w"),
             schema,
             compression=compression,
             use_dictionary=repeats or False,
+            # A page is looked at for its size only after so many rows.
+            write_batch_size=rows_of_page,
+            metadata_collector=self._footers,
             # Decimals of up to 18 digits as integers: smaller files, half the work for readers.
             store_decimal_as_integer=True,
         )
@@ -100,28 +110,39 @@ class _Parquet:
     def write(self, table: pa.Table) -> None:
         self._writer.write_table(table, row_group_size=table.num_rows)
 
-    def end(self) -> None:
+    def end(self) -> int:
         self._writer.close()
+        return sum(footer.num_rows for footer in self._footers)
 
     def abandon(self) -> None:
         # Else it would try to end the file when it is collected.
         self._writer.is_open = False
 
 
+def _rows_of_page(table: pa.Table | None) -> int:
+    """Give fewer rows the longer they are, so that a page does not hold a whole row group."""
+    if table is None or not table.num_rows:
+        return _MOST_ROWS_OF_PAGE
+    rows = int(PAGE_BYTES * table.num_rows // max(1, table.nbytes))
+    return max(1, min(_MOST_ROWS_OF_PAGE, rows))
+
+
 class _Csv:
     """One CSV file, by the rules of `ixflow.extraction.csv_text`."""
 
     def __init__(self, file: _HashingFile, schema: pa.Schema) -> None:
-        self._file = file
+        self._file, self._rows = file, 0
         file.write(csv_header(schema))
 
     def write(self, table: pa.Table) -> None:
         rows = max(1, table.num_rows * CSV_BYTES // max(1, table.nbytes))
         for batch in table.to_batches(max_chunksize=rows):
             self._file.write(csv_lines(batch))
+            self._rows += batch.num_rows
 
-    def end(self) -> None:
+    def end(self) -> int:
         """Write nothing: the last row has its line end."""
+        return self._rows
 
     def abandon(self) -> None:
         """Do nothing: nothing is held."""
@@ -132,15 +153,18 @@ class ChunkWriter:
 
     def __init__(
         self,
-        run: Run,
+        run: Files,
         chunk_id: str,
         schema: pa.Schema,
         file_format: FileFormat = "parquet",
         compression: str = "zstd",
+        *,
+        group_bytes: int | None = None,
     ) -> None:
-        """Name the files; they are made when rows come."""
+        """Name the files; they are made when rows come. ``group_bytes`` bounds a row group."""
         self._run, self._stem, self._chunk_id = run, run.file_stem(chunk_id), chunk_id
         self._schema, self._format, self._compression = schema, file_format, compression
+        self._group_bytes = group_bytes or ROW_GROUP_BYTES
         self._held: list[pa.RecordBatch] = []
         self._held_bytes = 0
         self._file: _HashingFile | None = None
@@ -151,8 +175,8 @@ class ChunkWriter:
     def write(self, batch: pa.RecordBatch) -> None:
         """Add rows; they are written when a row group is full."""
         size = batch.nbytes
-        if size > 2 * ROW_GROUP_BYTES and batch.num_rows > 1:
-            rows = max(1, batch.num_rows * ROW_GROUP_BYTES // size)
+        if size > 2 * self._group_bytes and batch.num_rows > 1:
+            rows = max(1, batch.num_rows * self._group_bytes // size)
             for start in range(0, batch.num_rows, rows):
                 self._add(batch.slice(start, rows))
         elif batch.num_rows:
@@ -161,7 +185,7 @@ class ChunkWriter:
     def _add(self, batch: pa.RecordBatch) -> None:
         self._held.append(batch)
         self._held_bytes += batch.nbytes
-        if self._held_bytes >= ROW_GROUP_BYTES:
+        if self._held_bytes >= self._group_bytes:
             self._write_group()
 
     def finish(self, *, keep_empty: bool) -> tuple[FileRecord, ...]:
@@ -193,23 +217,26 @@ class ChunkWriter:
             self._end_file()
         table = pa.Table.from_batches(self._held, self._schema)
         self._held, self._held_bytes = [], 0
-        self._open().write(table)
+        self._open(table).write(table)
         self._rows += table.num_rows
 
-    def _open(self) -> _Encoder:
+    def _open(self, first: pa.Table | None = None) -> _Encoder:
         if self._encoder is None:
             self._file = _HashingFile(self._run.create(self._name))
             self._encoder = (
                 _Csv(self._file, self._schema)
                 if self._format == "csv"
-                else _Parquet(self._file, self._schema, self._compression)
+                else _Parquet(self._file, self._schema, self._compression, _rows_of_page(first))
             )
         return self._encoder
 
     def _end_file(self) -> None:
         if self._encoder is None or self._file is None:
             return
-        self._encoder.end()
+        written = self._encoder.end()
+        if written != self._rows:
+            msg = f"{self._name} has {written} rows, {self._rows} were written to it"
+            raise ExecutionError(msg, path=self._name, rows=self._rows, written=written)
         digest, size, name = self._file.finish(), self._file.bytes, self._name
         self._done.append(FileRecord(name, self._chunk_id, self._rows, size, digest))
         self._file = self._encoder = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import tomllib
@@ -113,6 +114,9 @@ def test_json_documents_are_whole_and_alone(orders):
     metrics = json.loads(orders.bare("metrics", done["run_id"], "--json"))
     assert [task["rows"] for task in metrics["tasks"]] == [3]
     assert metrics["run"]["status"] == "success"
+    assert json.loads(orders.bare("metrics", "--json")) == metrics
+    assert json.loads(orders.bare("metrics", "--object", "orders", "--json")) == metrics
+    assert "no run of nothing" in orders.bare("metrics", "--object", "nothing", code=2)
 
 
 def test_context_and_rates_can_come_from_files(orders, tmp_path):
@@ -233,7 +237,9 @@ def test_a_terminal_is_asked_and_sees_progress(orders):
     code, said = _on_a_terminal(orders, "y\n", *command, "--min-workers", "9")
     assert code == 0
     assert "Extracting orders" in said
+    assert "1/1" in said
     assert "100%" in said
+    assert re.search(r"3 rows, [\d,]+ rows/s", said)
     assert "3 rows in" in said
 
 
@@ -244,3 +250,127 @@ def test_the_console_script_is_declared():
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0
+
+
+def test_a_pipe_sees_no_progress(orders):
+    # A shell's stderr has no line but that of an error.
+    assert "Extracting" not in orders("execute", "orders")
+
+
+def test_plan_takes_force_and_shows_the_same(orders):
+    usual = orders.json("plan", "orders", "--min-workers", "9")
+    assert orders.json("plan", "orders", "--min-workers", "9", "--force") == usual
+    assert usual["verdict"] == "NOT RECOMMENDED"
+
+
+def test_columns_rows_and_masks_are_chosen_by_options(fresh_sqlite, tmp_path):
+    make(
+        fresh_sqlite,
+        "CREATE TABLE people (id integer PRIMARY KEY, name text, mail text)",
+        "INSERT INTO people VALUES (1, 'ann', 'a@x'), (2, 'bob', 'b@x'), (3, 'cid', 'c@x')",
+    )
+    shell = Shell(tmp_path, "--connection-string", str(fresh_sqlite.url))
+    chosen = ("--column", "id", "--column", "mail", "--mask", "mail=redact")
+    done = shell.json("execute", "people", *chosen, "--where", "id > 1", "--compression", "gzip")
+    found = pq.read_table(done["output_files"][0])
+    assert found.column_names == ["id", "mail"]
+    assert found.column("id").to_pylist() == [2, 3]
+    assert "b@x" not in str(found)
+    # The rows of a condition are another thing than the table.
+    assert len(shell.json("history", "people", "--where", "id > 1")) == 1
+    assert "no run of people" in shell("history", "people", code=2)
+    query = ("--query", "SELECT max(id) AS most FROM people", "--as-text", "most")
+    done = shell.json("execute", "newest", *query)
+    assert pq.read_table(done["output_files"][0]).to_pylist() == [{"most": "3"}]
+    assert shell.json("plan", "people", "--drop", "mail")["plan"]["columns"][-1]["name"] == "name"
+
+
+def test_the_limits_of_each_run_are_options(orders):
+    limits = ("--table-max-workers", "3", "--memory-budget", "64MB", "--require-snapshot")
+    times = ("--statement-timeout", "5min", "--lock-timeout", "9s", "--max-snapshot-age", "1h")
+    assert orders.json("execute", "orders", *limits, *times)["rows_extracted"] == 3
+    assert "1 to 64" in orders("plan", "orders", "--table-max-workers", "99", code=1)
+    assert "memory_budget" in orders("plan", "orders", "--memory-budget", "much", code=1)
+    assert "resume" in orders("plan", "orders", "--resume", "never", code=1)
+
+
+def test_only_what_is_new_is_extracted(orders, fresh_sqlite):
+    by_id = ("--incremental", "id", "--incremental-value", "1", "--semantics", "exclusive")
+    assert orders.json("execute", "orders", *by_id)["rows_extracted"] == 2
+    make(fresh_sqlite, "INSERT INTO orders VALUES (4)")
+    assert orders.json("execute", "orders", *by_id)["rows_extracted"] == 1
+    assert "--incremental names" in orders("plan", "orders", "--overlap", "9", code=2)
+    assert "learned" in orders.bare("diagnose")
+
+
+def test_the_secrets_of_a_bucket_are_shown_nowhere(orders, tmp_path):
+    place = ("--output", "s3://lake/raw", "--output-format", "s3", "--state-url", "sqlite:///s.db")
+    (tmp_path / "s3.json").write_text('{"secret_access_key": "s3cr3t-key", "region": "r"}')
+    files = ("--storage-options-file", "s3.json")
+    bad = ("--storage-option", "endpoint=http://127.0.0.1:1/s3cr3t-path")
+    said = orders("execute", "orders", *place, *files, *bad, code=1)
+    said += orders("execute", "orders", *place, "--storage-option", "unknown=s3cr3t-x", code=1)
+    said += orders("plan", "orders", *place, "--storage-option", "s3cr3t", code=2)
+    (tmp_path / "s3.json").write_text("s3cr3t is not JSON")
+    said += orders("plan", "orders", *place, *files, code=1)
+    assert "s3cr3t" not in said
+    assert "s3cr3t" not in orders.bare("history", "--state-url", "sqlite:///s.db")
+
+
+def test_diagnose_says_what_a_run_deviated_by(orders):
+    assert "no run of any table" in orders.bare("diagnose", code=2)
+    run_id = orders.json("execute", "orders")["run_id"]
+    said = orders.bare("diagnose")
+    assert said.startswith(f"{run_id}: orders, success, 1 workers")
+    assert "stable: nothing unusual" in said
+    assert "converged, the next run has 1 workers" in said
+    found = json.loads(orders.bare("diagnose", run_id[:-2], "--json"))
+    assert found["note"]["categories"] == ["stable"]
+    assert found["controller"]["runs"] == 1
+    orders("execute", "orders", "--max-workers", "1")
+    assert "Nothing was learned from it: it had a runtime context" in orders.bare(
+        "diagnose", "--object", "orders"
+    )
+    assert "no run of nothing" in orders("diagnose", "--object", "nothing", code=2)
+
+
+def test_a_failed_run_is_diagnosed_by_its_error(orders):
+    orders("execute", "orders")
+    with StatePlace.of(orders.place / "output").open() as state, state._engine.begin() as conn:
+        conn.execute(sa.update(runs).values(status="failed", error="the disk is full"))
+        conn.exec_driver_sql("DELETE FROM ixflow_extraction_deviations")
+    said = orders.bare("diagnose")
+    assert "the disk is full" in said
+    assert "Nothing was noted" in said
+
+
+def test_slow_runs_need_attention_and_then_degrade(orders):
+    for _ in range(5):
+        orders("execute", "orders")
+    assert orders.json("inspect", "orders")["health"] == "HEALTHY"
+    with StatePlace.of(orders.place / "output").open() as state, state._engine.begin() as conn:
+        names = [row["run_id"] for row in state.run_rows()]
+        mark = (
+            "UPDATE ixflow_extraction_deviations SET categories_json = '[\"throughput_drop\"]' "
+            "WHERE run_id = '%s'"
+        )
+        conn.exec_driver_sql(mark % names[2])
+    assert "throughput_drop" in orders.bare("inspect", "orders", code=1)
+    with StatePlace.of(orders.place / "output").open() as state, state._engine.begin() as conn:
+        conn.exec_driver_sql(mark % names[0])
+    assert "2 of the last 3 runs" in orders.bare("inspect", "orders", code=2)
+
+
+def test_what_was_learned_is_forgotten(orders):
+    orders("execute", "orders")
+    assert "controller converged" in orders("plan", "orders")
+    assert "starts from the profile" in orders("forget", "orders")
+    assert "profiler recommended" in orders("plan", "orders")
+    assert orders.json("forget", "orders") == {"forgotten": "orders"}
+
+
+def test_a_table_that_cannot_be_benchmarked_says_why(shell):
+    assert "not benchmarked" in shell("benchmark", "orders")
+    assert shell.json("benchmark", "orders", "--worker-grid", "1", "--force")["skipped"]
+    assert "numbers of workers" in shell("benchmark", "orders", "--worker-grid", "1,x", code=2)
+    assert "from 1" in shell("benchmark", "orders", "--worker-grid", "0,2", code=1)

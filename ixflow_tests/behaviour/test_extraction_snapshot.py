@@ -72,7 +72,7 @@ def test_two_workers_under_a_writer_storm_read_one_snapshot(fresh_postgres, tmp_
     for writer in writers:
         writer.start()
     try:
-        for _ in range(4):
+        for _ in range(10):
             made = plan(intent_for(fresh_postgres, "accounts", tmp_path), TWO)
             assert made.plan.worker_count == 2
             assert len(made.plan.tasks) >= 8

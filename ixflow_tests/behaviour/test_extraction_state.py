@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,13 @@ from ixflow.errors import (
     UnsupportedState,
     ValidationError,
 )
+from ixflow.events import listen
 from ixflow.extraction import migrations
 from ixflow.extraction.api import execute, execute_plan, explain, plan, published
 from ixflow.extraction.context import RuntimeContext
 from ixflow.extraction.explain import Explanation
 from ixflow.extraction.history import history, run_named, tasks_of
+from ixflow.extraction.notes import notes_of
 from ixflow.extraction.processes import Process, this_process
 from ixflow.extraction.recording import Recording
 from ixflow.extraction.state import State, StatePlace
@@ -80,6 +83,37 @@ def test_a_failed_run_is_remembered_with_its_errors(fresh_postgres, tmp_path):
     (task,) = tasks_of(run, StatePlace.of(tmp_path))
     assert (task.status, task.rows) == ("failed", None)
     assert "division by zero" in str(task.error)
+
+
+def test_tasks_that_the_state_did_not_take_at_first_are_told_again(fresh_postgres, tmp_path):
+    make(fresh_postgres, "CREATE TABLE orders AS SELECT n AS id FROM generate_series(1, 50000) n")
+    made = plan(intent_for(fresh_postgres, "orders", tmp_path), RuntimeContext(min_workers=2))
+    assert len(made.plan.tasks) > 2
+    place, refused = StatePlace.of(tmp_path), []
+
+    def busy(self, run_id, rows):
+        refused.append(len(rows))
+        if len(refused) == 1:
+            raise sa.exc.OperationalError("INSERT", {}, Exception("database is locked"))
+        return real(self, run_id, rows)
+
+    heard: list[object] = []
+
+    def wait_for_the_first_try(event: object) -> None:
+        # We hear before the recording does: the events before this one are what it tells.
+        heard.append(event)
+        deadline = time.monotonic() + 30
+        while len(heard) > 2 and not refused and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    real = State.write_tasks
+    with pytest.MonkeyPatch.context() as patch, listen(wait_for_the_first_try):
+        patch.setattr(State, "write_tasks", busy)
+        execute(made)
+    (run,) = history(made.intent)
+    assert refused[0] >= 1
+    told = tasks_of(run, place)
+    assert [task.chunk_id for task in told] == [task.chunk_id for task in made.plan.tasks]
 
 
 def test_a_run_that_could_not_start_reading_is_failed(intent, monkeypatch):
@@ -268,16 +302,16 @@ def test_several_processes_make_and_write_one_state_at_once(state_url):
     assert last[0]["number"] == 24
 
 
-def _version_2(conn: sa.Connection) -> None:
+def _next_version(conn: sa.Connection) -> None:
     conn.exec_driver_sql("ALTER TABLE ixflow_extraction_runs ADD COLUMN note varchar(9)")
 
 
-def test_a_state_of_version_1_is_migrated_and_then_refused_by_the_older_code(
+def test_a_state_of_this_version_is_migrated_and_then_refused_by_the_older_code(
     intent, state_url, monkeypatch
 ):
     result = execute(plan(intent), state_url=state_url)
     with monkeypatch.context() as newer:
-        newer.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, _version_2))
+        newer.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, _next_version))
         assert [run.run_id for run in history(intent, state_url=state_url)] == [result.run_id]
         engine = make_engine(state_url)
         with engine.connect() as conn:
@@ -290,7 +324,7 @@ def test_a_state_of_version_1_is_migrated_and_then_refused_by_the_older_code(
         lambda: execute(plan(intent), state_url=state_url),
         lambda: explain(intent, state_url=state_url),
     ):
-        with pytest.raises(UnsupportedState, match="version 2, this release reads up to 1"):
+        with pytest.raises(UnsupportedState, match="version 4, this release reads up to 3"):
             call()
 
 
@@ -302,6 +336,14 @@ def test_a_state_file_that_version_1_has_made_is_read(tmp_path):
         raw.executescript(script)  # type: ignore[union-attr] # sqlite3's own connection
     (run,) = history(tmp_path, state_url=str(engine.url))
     assert (run.run_id, run.status, run.rows) == ("ix-20261121-101500-0a1b2c", "success", 3)
+    with engine.connect() as conn:
+        assert migrations.state_version(conn) == len(migrations.MIGRATIONS)
+    # Runs of that time were not noted; those from now on are.
+    assert notes_of(run.identity, StatePlace.of(tmp_path, str(engine.url))) == {}
+    make(engine, "CREATE TABLE t (a integer)")
+    intent = intent_for(engine, "t", tmp_path / "out")
+    result = execute(plan(intent, state_url=engine.url), state_url=engine.url)
+    assert list(notes_of(intent.identity(), StatePlace.of("", engine.url))) == [result.run_id]
 
 
 def test_no_password_is_in_the_state(fresh_postgres, tmp_path):

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ixflow.errors import ExecutionError, OutputNotWritable, ValidationError
-from ixflow.extraction import bucket, objects, writer
+from ixflow.extraction import bucket, limits, objects, writer
 from ixflow.extraction.api import execute, plan, published
 from ixflow.extraction.csv_text import read_csv
 from ixflow.extraction.intent import ExtractionIntent
@@ -121,9 +121,26 @@ def test_an_empty_table_is_one_file_with_its_columns(source, object_server, pref
     assert (table.num_rows, table.schema.names) == (0, ["id", "note"])
 
 
-def test_only_an_intent_tells_what_is_published_in_a_bucket():
-    with pytest.raises(ValidationError, match="takes the intent"):
-        published("s3://lake/raw/orders")
+def test_a_url_tells_what_is_published_in_a_bucket(source, object_server, prefix):
+    place = f"{object_server.scheme}://{BUCKET}/{prefix}/orders"
+    assert published(place, storage_options=object_server.options) is None
+    result = extract(wanted(source, object_server, prefix))
+    assert published(place, storage_options=object_server.options) == result.manifest
+
+
+def test_the_environment_tells_what_is_published_in_a_bucket(
+    source, signed_s3_server, prefix, monkeypatch
+):
+    result = extract(wanted(source, signed_s3_server, prefix))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", signed_s3_server.url)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIXFLOW")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    assert published(f"s3://{BUCKET}/{prefix}/orders") == result.manifest
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wr0ng/secret+")
+    with pytest.raises(OutputNotWritable, match="cannot read") as caught:
+        published(f"s3://{BUCKET}/{prefix}/orders")
+    assert "wr0ng" not in str(caught.value.fields)
 
 
 def test_published_files_are_a_dataset_without_a_copy(source, s3_server, prefix):
@@ -154,7 +171,7 @@ def test_the_run_before_stays_until_the_next_publication(source, object_server, 
 
 def test_a_file_of_many_parts_is_whole(source, s3_server, prefix, monkeypatch):
     monkeypatch.setattr(bucket, "PART_BYTES", 5 * MB)
-    monkeypatch.setattr(writer, "ROW_GROUP_BYTES", 4 * MB)
+    monkeypatch.setattr(limits, "_GROUP_BYTES", 4 * MB)
     note = "hex(randomblob(500000))"
     make(source, *[f"INSERT INTO orders SELECT {n}, {note}" for n in range(10, 35)])
     intent = wanted(source, s3_server, prefix, compression="none")
@@ -177,7 +194,7 @@ def test_names_with_quotes_and_slashes_do_not_meet(source, object_server, prefix
 def test_a_failed_run_leaves_nothing(fresh_duckdb, object_server, prefix, monkeypatch, tmp_path):
     monkeypatch.setenv("IXFLOW_STATE_URL", f"sqlite:///{tmp_path}/state.sqlite")
     monkeypatch.setattr(bucket, "PART_BYTES", 5 * MB)
-    monkeypatch.setattr(writer, "ROW_GROUP_BYTES", MB)
+    monkeypatch.setattr(limits, "_GROUP_BYTES", MB)
     monkeypatch.setattr(writer, "FILE_BYTES", 11 * MB)
     note = "list_aggregate(list_transform(range(30000), x -> uuid()), 'string_agg', '')"
     make(fresh_duckdb, f"CREATE TABLE orders AS SELECT n AS id, {note} AS note FROM range(35) t(n)")
@@ -455,3 +472,46 @@ def test_cells_of_5_mb_are_written_in_bounded_memory(source, s3_server, prefix, 
     count, grown = map(int, done.stdout.split())
     assert count == 60
     assert grown < 256 * 1024
+
+
+def test_an_incremental_run_names_the_files_of_the_runs_before(source, object_server, prefix):
+    options = {"mode": "incremental", "incremental_key": "id"}
+    intent = wanted(source, object_server, prefix, **options)
+    runs = []
+    for number in (4, 5, 6):
+        runs.append(extract(intent).run_id)
+        make(source, f"INSERT INTO orders VALUES ({number}, 'x')")
+    last = extract(intent)
+    assert last.rows_extracted == 1
+    assert last.manifest.runs == {*runs, last.run_id}
+    assert sorted(rows(intent, object_server)["id"].to_pylist()) == [1, 2, 3, 4, 5, 6]
+    assert extract(intent).rows_extracted == 0
+    assert seen(intent) == last.manifest
+    assert len(object_server.keys(prefix)) == 5
+    # Readers of the publication before may go on until the next one.
+    full = wanted(source, object_server, prefix)
+    extract(full)
+    assert len(object_server.keys(prefix)) == 6
+    final = extract(full)
+    kept = {
+        key.removeprefix(f"{prefix}/orders/").split("/")[0] for key in object_server.keys(prefix)
+    }
+    assert final.run_id in kept
+    assert not kept & {*runs, last.run_id}
+
+
+def test_an_incremental_run_does_not_overwrite_another(source, object_server, prefix, monkeypatch):
+    intent = wanted(source, object_server, prefix, mode="incremental", incremental_key="id")
+    extract(intent)
+    make(source, "INSERT INTO orders VALUES (4, 'x')")
+    publish = objects.ObjectRun.publish
+
+    def late(self, manifest):
+        monkeypatch.setattr(objects.ObjectRun, "publish", publish)
+        extract(intent)
+        return publish(self, manifest)
+
+    monkeypatch.setattr(objects.ObjectRun, "publish", late)
+    with pytest.raises(ExecutionError, match="Run it again"):
+        extract(intent)
+    assert sorted(rows(intent, object_server)["id"].to_pylist()) == [1, 2, 3, 4]

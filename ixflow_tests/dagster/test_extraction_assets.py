@@ -1,5 +1,6 @@
 """Extractions as assets: what is recorded, what stops them, and what is never told."""
 
+import hashlib
 from typing import Any
 from urllib.parse import quote
 
@@ -7,6 +8,7 @@ import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 
+import ixflow
 import ixflow.dagster as ixd
 from ixflow.dagster.failures import as_failure
 from ixflow.errors import (
@@ -271,3 +273,26 @@ def _caused(error, cause):
 )
 def test_retries_are_allowed_where_another_try_may_end_differently(error, may_help):
     assert as_failure(error).allow_retries is may_help
+
+
+def test_an_incremental_extraction_records_its_window(orders, instance, tmp_path):
+    options = {"mode": "incremental", "incremental_key": ixflow.Cursor("id", "exclusive")}
+    intent = intent_for(orders, "orders", tmp_path, **options)
+    extract(intent, instance)
+    make(orders, "INSERT INTO orders VALUES (7, 'new')")
+    one = made(extract(intent, instance))["extracted/orders"]
+    assert value(one, "ixflow/window") == "2 < id <= 7"
+    assert value(one, "ixflow/high_watermark") == "7"
+    assert value(one, "ixflow/new_rows") == 1
+    assert value(one, "dagster/row_count") == 3
+
+
+def test_a_salt_comes_from_the_environment(orders, instance, tmp_path, monkeypatch):
+    monkeypatch.setenv("SALT", "0123456789abcdef")
+    salt = dg.EnvVar("SALT")
+    options = {"mask": {"name": "hash"}, "mask_salt": salt}
+    intent = intent_for(orders, "orders", tmp_path, **options)
+    one = made(extract(intent, instance))["extracted/orders"]
+    assert "0123456789abcdef" not in str(one)
+    hashed = pq.read_table(tmp_path / "orders")["name"].to_pylist()
+    assert hashlib.sha256(b"0123456789abcdefa").hexdigest() in hashed

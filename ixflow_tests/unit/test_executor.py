@@ -26,6 +26,10 @@ class Broken(Exception):
     """A connection that broke."""
 
 
+class Replayed(Exception):
+    """A query that a replica ended."""
+
+
 class FakeDialect:
     """A database whose answers the test scripts: a list of answers for each table, in order."""
 
@@ -41,8 +45,16 @@ class FakeDialect:
     def select_part(self, part, columns, **ranges):
         return part.table.name
 
+    default_port = 1
+
     def is_transient(self, error):
         return isinstance(error, Broken)
+
+    def is_cancelled_by_replay(self, error):
+        return isinstance(error, Replayed)
+
+    def explained(self, error, table):
+        return None
 
 
 class FakeReader:
@@ -133,3 +145,51 @@ def test_a_failure_ends_a_worker_that_waits_for_the_server(run):
 def test_a_failed_task_leaves_no_file(run, tmp_path):
     run(FakeDialect(a=[RuntimeError()]))
     assert list((tmp_path / ".ixflow").rglob("*.parquet*")) == []
+
+
+class CutDialect(FakeDialect):
+    """A replica that ends every query of more than some pages."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(t=[[1]])
+        self.most = most
+
+    def select_part(self, part, columns, *, pages=None, **ranges):
+        first, end = pages or (0, part.pages)
+        pages = (end or part.pages) - first
+        self.answers[f"{first}-{end}"] = [Replayed()] if pages > self.most else [[first]]
+        return f"{first}-{end}"
+
+
+@pytest.fixture
+def run_cut(tmp_path):
+    """Give a function that reads a table of 64 pages from a replica that ends long queries."""
+
+    def execute(most: int) -> tuple[TaskRun, CutDialect]:
+        dialect = CutDialect(most)
+        tasks = (ExtractionTask("001", TablePart(TableName("t"), pages=64)),)
+        plan = dataclasses.replace(example_plan(), tasks=tasks, columns=(COLUMN,), worker_count=1)
+        with OutputPlace(tmp_path, "t").new_run("ix-1") as directory:
+            held = Held(None, "the snapshot", dialect.reader, shared=True)  # type: ignore[arg-type] # stand-ins
+            made = TaskRun(plan, dialect, held, directory)  # type: ignore[arg-type] # a stand-in
+            made.run()
+            return made, dialect
+
+    return execute
+
+
+def test_a_task_that_a_replica_ends_is_read_in_shorter_pieces(run_cut):
+    made, dialect = run_cut(most=16)
+    assert made.complete()
+    (outcome,) = made.outcomes
+    assert outcome.rows == 4
+    assert {file.chunk_id for file in outcome.files} == {"001"}
+    assert len({file.name for file in outcome.files}) == 4
+    assert dialect.asked[-1] == "48-None"
+
+
+def test_a_replica_that_ends_short_queries_too_ends_the_run(run_cut):
+    made, dialect = run_cut(most=1)
+    assert isinstance(made.errors["001"], Replayed)
+    assert len(dialect.asked) == 5
+    assert not made.complete()

@@ -8,6 +8,7 @@ import pytest
 
 from ixflow.extraction.health import judge
 from ixflow.extraction.history import Run
+from ixflow.extraction.notes import Learned, Note
 from ixflow.extraction.state import now
 
 GOOD = Run(
@@ -69,3 +70,63 @@ def test_constrained_runs_and_replays_say_nothing_about_speed(change):
 
 def test_no_run_needs_attention():
     assert judge([], None, stale_hours=24).status == "NEEDS ATTENTION"
+
+
+def note(run_id: str, *categories: str) -> Note:
+    return Note(
+        run_id=run_id,
+        shape="x",
+        workers=1,
+        rows_per_second=1.0,
+        predicted_seconds=None,
+        deviation_ratio=None,
+        baseline_mean=None,
+        baseline_sigma=None,
+        baseline_runs=0,
+        skew=None,
+        latency_ms=None,
+        categories=categories,
+        reasons=tuple(f"because of {category}" for category in categories),
+        not_learned=None,
+    )
+
+
+def five(**noted: str):
+    runs = [run(run_id=f"r{n}") for n in range(5)]
+    return runs, {run_id: note(run_id, category) for run_id, category in noted.items()}
+
+
+def test_one_slow_run_needs_attention_and_two_of_three_are_degraded():
+    runs, notes = five(r4="throughput_drop", r0="stable")
+    health = judge(runs, now(), stale_hours=24, notes=notes)
+    assert health.status == "NEEDS ATTENTION"
+    assert health.reasons == ("run r4: throughput_drop: because of throughput_drop",)
+    runs, notes = five(r0="throughput_drop", r2="source_latency")
+    health = judge(runs, now(), stale_hours=24, notes=notes)
+    assert health.status == "DEGRADED"
+    assert health.reasons == ("2 of the last 3 runs were unusually slow",)
+
+
+def test_uneven_tasks_need_attention_but_degrade_nothing():
+    runs, notes = five(r0="data_skew", r1="data_skew", r2="data_skew")
+    assert judge(runs, now(), stale_hours=24, notes=notes).status == "NEEDS ATTENTION"
+
+
+@pytest.mark.parametrize("category", ["stable", "throughput_rise", "under_parallel"])
+def test_what_is_no_anomaly_is_healthy(category):
+    runs, notes = five(r0=category)
+    assert judge(runs, now(), stale_hours=24, notes=notes).status == "HEALTHY"
+
+
+def test_a_number_of_workers_that_is_still_learned_needs_attention():
+    known = Learned("x", 3, 2, converged=False, reason="trying 2", baseline=0.0, updated_at="x")
+    health = judge([GOOD], now(), stale_hours=24, learned=known)
+    assert health.status == "NEEDS ATTENTION"
+    assert "trying 2" in health.reasons[0]
+    done = dataclasses.replace(known, converged=True)
+    assert judge([GOOD], now(), stale_hours=24, learned=done).status == "HEALTHY"
+
+
+def test_runs_with_other_workers_are_no_drift():
+    slow = [run(seconds=9.0, workers=1), *[run(workers=4)] * 3]
+    assert judge(slow, now(), stale_hours=24).status == "HEALTHY"

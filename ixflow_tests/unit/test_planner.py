@@ -44,6 +44,13 @@ def test_a_big_table_is_read_in_page_ranges_by_several_workers():
     assert len(draft.tasks) == 32
 
 
+@pytest.mark.parametrize("size", [641, 700, 5_000])
+def test_no_worker_is_idle_while_another_reads_a_last_task(size):
+    draft = decide(Facts(table(size=size * MB), cpus=3))
+    assert draft.workers == 3
+    assert len(draft.tasks) % 3 == 0
+
+
 def test_a_small_table_is_read_in_one_task_by_one_worker():
     draft = decide(Facts(table(rows=99_999, size=40 * MB), cpus=16))
     assert (draft.strategy, draft.workers, len(draft.tasks)) == ("single_pass", 1, 1)

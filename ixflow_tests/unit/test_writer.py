@@ -13,7 +13,6 @@ import pytest
 from ixflow.errors import OutputNotWritable
 from ixflow.extraction import writer
 from ixflow.extraction.csv_text import read_csv
-from ixflow.extraction.manifest import Manifest
 from ixflow.extraction.storage import LocalFile
 from ixflow.extraction.writer import ChunkWriter
 
@@ -45,9 +44,6 @@ class Directory:
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
-
-    def publish(self, manifest: Manifest) -> str:
-        raise NotImplementedError
 
 
 @pytest.fixture

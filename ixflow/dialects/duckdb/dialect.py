@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pyarrow as pa
 import sqlalchemy as sa
 
-from ixflow.dialects.base import Dialect, MergeCounts, SourceFacts, run
+from ixflow.dialects.base import Dialect, Held, MergeCounts, SourceFacts, run
 from ixflow.dialects.config import file_url
 from ixflow.dialects.connect import connected, seconds_to_wait
-from ixflow.dialects.duckdb import catalog, publish, types
+from ixflow.dialects.duckdb import catalog, publish, split, types
 from ixflow.dialects.duckdb.reader import DuckDBReader
+from ixflow.dialects.duckdb.windows import RowsQuery
+from ixflow.dialects.facts import only_reader
+from ixflow.dialects.fragments import Lexicon
+from ixflow.dialects.queries import named_once
+from ixflow.dialects.ranges import KeyCuts
 from ixflow.errors import ReplacementRefused
-from ixflow.values import Column, TableName
+from ixflow.values import Column, KeyRange, PageRange, TableName, TablePart
 
 __all__ = ["DuckDBDialect"]
 
@@ -32,6 +39,7 @@ class DuckDBDialect(Dialect):
     adds_keys = False
     renames_indexed = False
     temporary_schema = "temp"
+    lexicon = Lexicon(escapes=True, dollars=True)
     busy_seconds: ClassVar[float] = 30
     """How long to wait for another process to close the file."""
 
@@ -53,6 +61,50 @@ class DuckDBDialect(Dialect):
             raw: Any = conn.connection.driver_connection
             raw.execute("SET TimeZone = 'UTC'")
             yield DuckDBReader(raw)
+
+    @contextlib.contextmanager
+    def hold(self, url: sa.URL, tables: Sequence[TableName], *, workers: int = 1) -> Iterator[Held]:
+        """Hold one transaction, in which every table is read."""
+        del tables, workers
+        with connected(self.read_engine(url)) as conn, conn.begin():
+            raw: Any = conn.connection.driver_connection
+            raw.execute("SET TimeZone = 'UTC'")
+            # The moment is that of the first look into the file.
+            raw.execute("SELECT count(*) FROM duckdb_tables()").fetchall()
+            yield only_reader(conn, DuckDBReader(raw))
+
+    def read_engine(self, url: sa.URL) -> sa.Engine:
+        """Make an engine that opens the file for reading only, which other processes may do too.
+
+        A file that is open in this process already is shared the way it is open.
+        """
+        super().read_engine(url).dispose()
+        engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
+        sa.event.listen(engine, "do_connect", _connect_to_read)
+        return engine
+
+    def select_part(
+        self,
+        part: TablePart,
+        columns: Sequence[Column],
+        *,
+        pages: PageRange | None = None,
+        keys: KeyRange | None = None,
+        query: str | None = None,
+        where: str | None = None,
+        alias: str | None = None,
+        salt: str | None = None,
+    ) -> str:
+        """Write the query of a part so that its rows can be asked for a few at a time."""
+        write = functools.partial(
+            super().select_part, pages=pages, keys=keys, query=query, alias=alias, salt=salt
+        )
+
+        def written(rows: str | None) -> str:
+            both = " AND ".join(f"({text}\n)" for text in (where, rows) if text) or None
+            return write(part, columns, where=both)
+
+        return written(None) if query else RowsQuery.made(written, self.qualified(part.table))
 
     def exists(self, conn: sa.Connection, table: TableName) -> bool:
         """Say whether a table or view of this name is there."""
@@ -76,6 +128,23 @@ class DuckDBDialect(Dialect):
         width = sum(types.width(column.type) for column in self.columns(conn, table))
         known = -1 if rows is None else int(rows)
         return SourceFacts(known, max(0, known) * width)
+
+    def cut_keys(
+        self,
+        conn: sa.Connection,
+        part: TablePart,
+        wanted: int,
+        *,
+        seconds: float = 5.0,
+        scattered: bool = True,
+        hidden: Collection[str] = (),
+    ) -> KeyCuts | None:
+        """Cut a table by rowid; a view has none."""
+        del seconds, scattered, hidden
+        place = {"schema": part.table.schema, "name": part.table.name}
+        rows = conn.execute(catalog.ROW_ESTIMATE, place).scalar()
+        columns = self.columns(conn, part.table)
+        return None if rows is None else split.cut_rowids(columns, int(rows), wanted)
 
     def indexes(self, conn: sa.Connection, table: TableName) -> frozenset[str]:
         """Describe the indexes by their expressions, and unique constraints by their columns."""
@@ -104,14 +173,32 @@ class DuckDBDialect(Dialect):
         """Name the unbounded text type."""
         return "varchar"
 
-    def select_item(self, column: Column) -> str:
-        """Write one column of a select list; nested values as JSON, which is exact."""
-        quoted = self.quote(column.name)
+    def read_form(self, column: Column, expression: str) -> str:
+        """Write the expression that reads a value; nested values as JSON, which is exact."""
         if column.as_text and column.sql_type.endswith(("]", ")")):
             nested = column.sql_type.endswith("]") or column.sql_type.startswith(("STRUCT", "MAP"))
             if nested:
-                return f"CAST(to_json({quoted}) AS varchar) AS {quoted}"
-        return super().select_item(column)
+                return f"CAST(to_json({expression}) AS varchar)"
+        return super().read_form(column, expression)
+
+    def describe(self, conn: sa.Connection, query: str) -> tuple[Column, ...]:
+        """Find the columns of a query without running it."""
+        found = run(conn, f"DESCRIBE {query}").all()
+        named_once([str(row[0]) for row in found])
+        columns = []
+        for name, sql_type, *_ in found:
+            type_, as_text = types.arrow_type(str(sql_type))
+            columns.append(Column(str(name), str(sql_type), type_, as_text=as_text))
+        return tuple(columns)
+
+    def has_index(self, conn: sa.Connection, table: TableName, column: str) -> bool:
+        """Say yes: every block knows its greatest value, and a column is read alone."""
+        del conn, table, column
+        return True
+
+    def hash_form(self, text: str) -> str:
+        """Write the SHA-256 of a text in UTF-8, in hexadecimal digits."""
+        return f"sha256({text})"
 
     def create_schema(self, conn: sa.Connection, schema: str) -> None:
         """Create the schema unless it is there."""
@@ -242,6 +329,25 @@ class _Watched:
             raise
 
 
+_OTHERWISE_OPEN = "different configuration"
+
+# "already attached": another thread of this process is just closing the file; "configuration": it
+# has it open for reading only.
+_BUSY = ("lock", "already attached", _OTHERWISE_OPEN)
+
+
+def _connect_to_read(
+    dialect: Any, record: Any, arguments: Sequence[Any], options: dict[str, Any]
+) -> Any:
+    """Connect for reading only, or as this process has the file open already."""
+    if options.get("database") != ":memory:":
+        # The driver empties what it is given.
+        reading = {**copy.deepcopy(options), "read_only": True}
+        with contextlib.suppress(dialect.dbapi.Error):
+            return dialect.connect(*arguments, **reading)
+    return _connect_when_free(dialect, record, arguments, options)
+
+
 def _connect_when_free(
     dialect: Any, record: Any, arguments: Sequence[Any], options: dict[str, Any]
 ) -> Any:
@@ -252,8 +358,7 @@ def _connect_when_free(
         try:
             return dialect.connect(*arguments, **options)
         except dialect.dbapi.Error as error:
-            # "already attached": another thread of this process is just closing the file.
-            busy = any(said in str(error) for said in ("lock", "already attached"))
+            busy = any(said in str(error) for said in _BUSY)
             if not busy or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)

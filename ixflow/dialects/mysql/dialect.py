@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from ixflow.dialects.base import Dialect, MergeCounts, SourceFacts
+from ixflow.dialects.base import Held, SourceFacts
 from ixflow.dialects.config import server_url
-from ixflow.dialects.mysql.reader import MySQLReader, is_transient, open_reader, undecoded
+from ixflow.dialects.facts import run
+from ixflow.dialects.fragments import Lexicon
+from ixflow.dialects.mysql import queries, split
+from ixflow.dialects.mysql.advice import advised
+from ixflow.dialects.mysql.hold import SPARES, hold_moment, may_lock
+from ixflow.dialects.mysql.reader import MySQLReader, is_transient, open_reader
 from ixflow.dialects.mysql.types import arrow_type, select_form
-from ixflow.errors import UnsupportedDatabase, ValidationError
-from ixflow.values import Column, TableName, TablePart
+from ixflow.dialects.mysql.visit import notice_silence, say_who_we_are
+from ixflow.dialects.ranges import SplitKey
+from ixflow.dialects.source_only import SourceOnly
+from ixflow.errors import IxflowError, UnsupportedDatabase, ValidationError
+from ixflow.values import Column, KeyRange, TableName, TablePart
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from ixflow.dialects.keyspace import Kind
 
 __all__ = ["MySQLDialect"]
 
@@ -54,17 +62,25 @@ _WITHOUT_SNAPSHOT = (
     "merge",
     "mrg_myisam",
 )
+_VERSIONED = ("innodb",)
 
 
-class MySQLDialect(Dialect):
+class MySQLDialect(SourceOnly):
     """MySQL 8 and MariaDB 10.6 and newer, through PyMySQL."""
 
     name = "mysql"
+    title = "MySQL"
     kind = "mysql"
     driver = "mysql+pymysql"
     default_port = 3306
     max_identifier = 64
+    spare_connections = SPARES
     quotes = ("`", "`")
+    sharing_needs = (
+        "several connections could share it if the table is InnoDB's and the role has the "
+        "privilege LOCK TABLES"
+    )
+    lexicon = Lexicon({q: q for q in "'\"`"}, backslash=True, hashes=True, dash_needs_blank=True)
 
     def url(self, config: Mapping[str, Any]) -> sa.URL:
         """Make the URL of a ``source_config``; one for MariaDB means the same driver."""
@@ -84,27 +100,42 @@ class MySQLDialect(Dialect):
         if "charset" not in made.query:
             made = made.update_query_dict({"charset": "utf8mb4"})
         try:
-            return sa.create_engine(made, poolclass=sa.NullPool)
+            engine = sa.create_engine(made, poolclass=sa.NullPool)
         except ModuleNotFoundError:
             msg = "the package pymysql is missing; install it with `pip install 'ixflow[mysql]'`"
             raise UnsupportedDatabase(msg, database=self.name, package="pymysql") from None
+        sa.event.listen(engine, "do_connect", say_who_we_are)
+        sa.event.listen(engine, "connect", notice_silence)
+        return engine
 
     @contextlib.contextmanager
     def reader(self, url: sa.URL, *, snapshot: str | None = None) -> Iterator[MySQLReader]:
         """Open a connection with a consistent snapshot of its own."""
         del snapshot
-        engine = self.engine(url)
-
-        @sa.event.listens_for(engine, "do_connect")
-        def leave_values_undecoded(*given: Any) -> None:
-            given[-1]["conv"] = undecoded()
-
-        with open_reader(engine) as reader:
+        with open_reader(self.engine(url)) as reader:
             yield reader
+
+    @contextlib.contextmanager
+    def hold(self, url: sa.URL, tables: Sequence[TableName], *, workers: int = 1) -> Iterator[Held]:
+        """Begin all readers in one moment; a single reader of a single table begins when it reads.
+
+        The latter can read again in a newer moment, if its connection is lost.
+        """
+        if workers == 1 and len(tables) == 1:
+            with super().hold(url, tables, workers=workers) as held:
+                yield held
+            return
+        names = [self.qualified(table) for table in tables]
+        with hold_moment(self.engine(url), names, workers) as held:
+            yield held
 
     def is_transient(self, error: BaseException) -> bool:
         """Say whether reading again on a new connection can help."""
         return is_transient(error)
+
+    def explained(self, error: BaseException, table: str) -> IxflowError | None:
+        """Name the setting or the right that an error is about."""
+        return advised(error, table)
 
     def exists(self, conn: sa.Connection, table: TableName) -> bool:
         """Say whether a table or view of exactly this name is there."""
@@ -126,18 +157,17 @@ class MySQLDialect(Dialect):
         most, active = conn.execute(_CONNECTIONS).one()
         rows = -1 if found is None or found[0] is None else int(found[0])
         size = 0 if found is None else int(found[1] or 0)
-        return SourceFacts(rows, size, None, int(most), int(active))
+        shares = found is not None and str(found[2] or "").lower() in _VERSIONED
+        if shares:
+            schema = table.schema or run(conn, "SELECT database()").scalar_one()
+            shares = may_lock(conn, self.quote(str(schema)))
+        return SourceFacts(rows, size, None, int(most), int(active), shares_snapshot=shares)
 
     def parts(self, conn: sa.Connection, table: TableName) -> tuple[TablePart, ...]:
         """Give the table as one part; only engines with row versions have a snapshot."""
         found = conn.execute(_TABLE, _place(table)).one_or_none()
         engine = "" if found is None else str(found[2] or "").lower()
         return (TablePart(table, in_snapshot=engine not in _WITHOUT_SNAPSHOT),)
-
-    def indexes(self, conn: sa.Connection, table: TableName) -> frozenset[str]:
-        """Refuse: only targets are compared."""
-        del conn
-        self._refuse(str(table))
 
     def comment(self, conn: sa.Connection, table: TableName) -> str | None:
         """Read the table's comment."""
@@ -148,100 +178,82 @@ class MySQLDialect(Dialect):
         """List the names of tables and views of a database."""
         return tuple(conn.execute(_TABLES, {"schema": schema}).scalars())
 
-    def select_item(self, column: Column) -> str:
-        """Write one column of a select list, in a form the server sends exactly."""
-        quoted = self.quote(column.name)
-        return f"{select_form(column, quoted)} AS {quoted}"
+    def read_form(self, column: Column, expression: str) -> str:
+        """Write the expression that reads a value, in a form the server sends exactly."""
+        return select_form(column, expression)
+
+    def describe(self, conn: sa.Connection, query: str) -> tuple[Column, ...]:
+        """Find the columns of a query without running it."""
+        return queries.describe(conn, query)
+
+    def query_part(self, conn: sa.Connection, table: TableName, query: str) -> TablePart:
+        """Say whether the query's rows are all in one snapshot; nothing estimates them."""
+        unheld = queries.reads_unversioned(conn, query, _WITHOUT_SNAPSHOT)
+        return TablePart(table, in_snapshot=not unheld)
+
+    def has_index(self, conn: sa.Connection, table: TableName, column: str) -> bool:
+        """Say whether the greatest value of a column is found without a scan."""
+        return queries.has_index(conn, _place(table), column)
+
+    def text_literal(self, value: str) -> str:
+        """Write a text as a literal that means the same under every setting."""
+        return f"_utf8mb4 x'{value.encode().hex()}'" if value else "''"
+
+    def joined(self, first: str, second: str) -> str:
+        """Write one text after another."""
+        return f"CONCAT({first}, {second})"
+
+    def null_form(self, column: Column) -> str:
+        """Write a NULL: rows come as text, which has no types."""
+        del column
+        return "NULL"
+
+    def hash_form(self, text: str) -> str:
+        """Write the SHA-256 of a text in UTF-8, in hexadecimal digits."""
+        return f"SHA2(CONVERT({text} USING utf8mb4), 256)"
+
+    def length_form(self, text: str) -> str:
+        """Write the number of characters of a text."""
+        return f"CHAR_LENGTH({text})"
+
+    def year_form(self, column: Column, expression: str) -> str:
+        """Write the first moment of the year."""
+        time = "" if column.sql_type == "date" else " 00:00:00"
+        return f"DATE_FORMAT({expression}, '%Y-01-01{time}')"
 
     def text_type(self) -> str:
         """Name the type of a cast to text."""
         return "char"
 
-    # -- writing: not in this release -------------------------------------------------------------
+    def split_keys(self, conn: sa.Connection, part: TablePart) -> tuple[SplitKey, ...]:
+        """List the indexes that can cut a table."""
+        return split.split_keys(conn, self.qualified(part.table), _place(part.table))
 
-    def _refuse(self, what: str) -> NoReturn:
-        msg = f"MySQL is a source in this release, not a target: cannot write {what}"
-        raise UnsupportedDatabase(msg, database=self.name)
+    def estimated_rows(
+        self, conn: sa.Connection, part: TablePart, key: SplitKey, keys: KeyRange
+    ) -> float | None:
+        """Ask the optimizer, which dives into the index."""
+        condition = self.keys_condition(keys)
+        return split.estimated_rows(conn, self.probe_relation(part, key), condition)
 
-    def sql_type(self, type_: pa.DataType) -> str:
-        """Refuse."""
-        self._refuse(f"a column of {type_}")
+    @contextlib.contextmanager
+    def probing(self, conn: sa.Connection) -> Iterator[None]:
+        """Bound the time of a probe."""
+        with split.probing(conn):
+            yield
 
-    def set_comment(self, conn: sa.Connection, table: TableName, comment: str | None) -> None:
-        """Refuse."""
-        del conn, comment
-        self._refuse(str(table))
+    def key_item(self, quoted: str, kind: Kind) -> str:
+        """Write the expression that gives a key's column as the text of a bound."""
+        return split.key_item(quoted, kind)
 
-    def create_schema(self, conn: sa.Connection, schema: str) -> None:
-        """Refuse."""
-        del conn
-        self._refuse(schema)
+    def probe_relation(self, part: TablePart, key: SplitKey) -> str:
+        """Name the index: a probe must never scan the table."""
+        hint = "" if key.index is None else f" FORCE INDEX ({self.quote(key.index)})"
+        return f"{self.part_relation(part)}{hint}"
 
-    def create_table(
-        self,
-        conn: sa.Connection,
-        table: TableName,
-        columns: Sequence[Column],
-        *,
-        temporary: bool = False,
-    ) -> None:
-        """Refuse."""
-        del conn, columns, temporary
-        self._refuse(str(table))
-
-    def load(
-        self,
-        conn: sa.Connection,
-        table: TableName,
-        columns: Sequence[Column],
-        reader: pa.RecordBatchReader,
-    ) -> int:
-        """Refuse."""
-        del conn, columns, reader
-        self._refuse(str(table))
-
-    def merge(
-        self,
-        conn: sa.Connection,
-        source: TableName,
-        target: TableName,
-        columns: Sequence[Column],
-        key: Sequence[str],
-    ) -> MergeCounts:
-        """Refuse."""
-        del conn, source, columns, key
-        self._refuse(str(target))
-
-    def swap(
-        self,
-        conn: sa.Connection,
-        moves: Sequence[tuple[TableName, TableName]],
-        *,
-        drops: Sequence[TableName] = (),
-        timeout_seconds: float = 60,
-    ) -> None:
-        """Refuse."""
-        del conn, drops, timeout_seconds
-        self._refuse(", ".join(str(place) for _, place in moves))
-
-    def publish(
-        self,
-        conn: sa.Connection,
-        *,
-        transaction: str,
-        schema: str,
-        tables: Sequence[str],
-        drops: Sequence[str] = (),
-        timeout_seconds: float = 60,
-    ) -> None:
-        """Refuse."""
-        del conn, transaction, tables, drops, timeout_seconds
-        self._refuse(schema)
-
-    def drop_schema(self, conn: sa.Connection, schema: str) -> None:
-        """Refuse."""
-        del conn
-        self._refuse(schema)
+    def literal(self, text: str, sql_type: str) -> str:
+        """Write a bound of a key."""
+        return split.literal(text, sql_type)
 
 
 def _place(table: TableName) -> dict[str, str | None]:

@@ -6,27 +6,37 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from ixflow.dialects.connect import connected
 from ixflow.dialects.facts import run
-from ixflow.dialects.mysql.types import to_array
-from ixflow.dialects.rows import rows_reader
+from ixflow.dialects.mysql.row_stream import RowStream
+from ixflow.dialects.mysql.text_rows import Malformed, decode
+from ixflow.dialects.mysql.visit import limit_settings
+from ixflow.dialects.types import arrow_schema
+from ixflow.errors import ColumnMismatch
 from ixflow.values import Column
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     import sqlalchemy as sa
 
-__all__ = ["MySQLReader", "is_transient", "open_reader", "undecoded"]
+__all__ = ["MySQLReader", "is_transient", "open_reader"]
 
 # The server gives up on a client that does not take rows for this many seconds.
 _PATIENCE = 3600
+_DAY = 86_400
 
+_CHARSET = "utf8mb4"
 _SETTINGS = (
     "SET SESSION time_zone = '+00:00'",
     f"SET SESSION net_write_timeout = {_PATIENCE}",
     "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
-    "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+    # A reader that waits for its turn must not be taken for a forgotten one.
+    f"SET SESSION wait_timeout = {_DAY}",
+    # MariaDB alone runs what is in this comment.
+    "/*M!100300 SET SESSION idle_transaction_timeout = 0, idle_readonly_transaction_timeout = 0 */",
 )
+_BEGIN = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
 
 # Gone away, lost, shutdown, killed, and the client's own "not connected".
 _TRANSIENT = (0, 1053, 1927, 2006, 2013, 2055)
@@ -38,29 +48,65 @@ class MySQLReader:
     def __init__(self, engine: sa.Engine, raw: Any) -> None:
         """Take a connection whose transaction is set up, and the engine to make another."""
         self._engine, self._raw = engine, raw
+        self._stream: RowStream | None = None
+
+    def begin(self, tables: Sequence[str] = ()) -> None:
+        """Take the snapshot; tables of these quoted names keep their definition from then on."""
+        self._raw.query(_BEGIN)
+        for table in tables:
+            self._raw.query(f"SELECT 1 FROM {table} LIMIT 0")
+
+    def alive(self) -> bool:
+        """Say whether the connection, and so its snapshot, is still there; it is not made anew."""
+        if self._stream is not None:
+            self._leave(self._stream)
+        # The first answer may be that of a `cancel` which came too late for its query.
+        return self._answers() or self._answers()
+
+    def _answers(self) -> bool:
+        try:
+            self._raw.query("SELECT 1")
+        except Exception:  # noqa: BLE001 - whatever is wrong with the connection, it reads no more
+            return False
+        return True
 
     def read(self, sql: str, columns: Sequence[Column]) -> pa.RecordBatchReader:
-        """Run a query made by `Dialect.select` and stream its rows with the columns' types."""
-        from pymysql.cursors import SSCursor
+        """Run a query made by `Dialect.select` and stream its rows with the columns' types.
 
-        cursor = SSCursor(self._raw)
-        cursor.execute(sql)
-        ended = False
+        What is not read yet of the query before is given up.
+        """
+        schema = arrow_schema(columns)
+        if self._stream is not None:
+            self._leave(self._stream)
+        self._raw.query(sql, unbuffered=True)
+        self._stream = stream = RowStream(self._raw)
+        if stream.width != len(columns):
+            self._leave(stream)
+            msg = f"the query gives {stream.width} columns, not {[c.name for c in columns]}"
+            raise ColumnMismatch(msg, columns=[c.name for c in columns])
+        return pa.RecordBatchReader.from_batches(schema, self._batches(stream, columns, schema))
 
-        def fetch(count: int) -> Sequence[Sequence[Any]]:
-            nonlocal ended
-            rows: Sequence[Sequence[Any]] = cursor.fetchmany(count)
-            ended = not rows
-            return rows
+    def _batches(
+        self, stream: RowStream, columns: Sequence[Column], schema: pa.Schema
+    ) -> Iterator[pa.RecordBatch]:
+        first_row = 0
+        try:
+            for rows in stream:
+                try:
+                    arrays = decode(rows, columns, first_row)
+                except Malformed as error:
+                    stream.broken(str(error))
+                first_row += len(rows.starts) - 1
+                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+        finally:
+            self._leave(stream)
 
-        def close() -> None:
-            if not ended:
-                # The driver would read all other rows first.
-                self.cancel()
+    def _leave(self, stream: RowStream) -> None:
+        """Take the rows that nobody wants off the connection."""
+        if not stream.ended:
+            self.cancel()
             with contextlib.suppress(Exception):
-                cursor.close()
-
-        return rows_reader(fetch, columns, to_array, close=close)
+                stream.discard()
 
     def cancel(self) -> None:
         """Stop the running query from another thread."""
@@ -69,25 +115,24 @@ class MySQLReader:
 
 
 @contextlib.contextmanager
-def open_reader(engine: sa.Engine) -> Iterator[MySQLReader]:
-    """Open a connection in a snapshot of its own; dates and decimals come as text, undecoded."""
+def open_reader(engine: sa.Engine, *, begin: bool = True) -> Iterator[MySQLReader]:
+    """Open a connection in a snapshot of its own; all text comes as UTF-8.
+
+    Without ``begin`` the snapshot is taken by `MySQLReader.begin`.
+    """
     with connected(engine) as conn:
         raw: Any = conn.connection.driver_connection
-        for setting in _SETTINGS:
+        if raw.charset != _CHARSET:
+            raw.set_character_set(_CHARSET)
+        for setting in (*_SETTINGS, *limit_settings()):
             run(conn, setting)
+        reader = MySQLReader(engine, raw)
+        if begin:
+            reader.begin()
         try:
-            yield MySQLReader(engine, raw)
+            yield reader
         finally:
             conn.invalidate()
-
-
-def undecoded() -> dict[Any, Any]:
-    """Give PyMySQL's conversions without those that Arrow does faster and exactly."""
-    from pymysql.constants import FIELD_TYPE as TYPE
-    from pymysql.converters import conversions
-
-    ours = {TYPE.DATE, TYPE.DATETIME, TYPE.TIMESTAMP, TYPE.TIME, TYPE.DECIMAL, TYPE.NEWDECIMAL}
-    return {key: convert for key, convert in conversions.items() if key not in ours}
 
 
 def is_transient(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""PostgreSQL: facts and statements, its type map, binary COPY, the ADBC reader, the swap."""
+"""PostgreSQL: facts and statements, its type map, binary COPY both ways, the reader, the swap."""
 
 from __future__ import annotations
 

@@ -7,21 +7,24 @@ import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
 
 from ixflow.dialects.base import Dialect, Held, MergeCounts, SourceFacts, run
 from ixflow.dialects.config import server_url
-from ixflow.dialects.connect import seconds_to_wait
-from ixflow.dialects.postgres import catalog, locks, names, split, swap, types
-from ixflow.dialects.postgres.hold import hold_tables, is_transient
+from ixflow.dialects.fragments import Lexicon
+from ixflow.dialects.postgres import advice, catalog, locks, names, queries, split, swap, types
+from ixflow.dialects.postgres.hold import hold_tables, is_transient, moment
+from ixflow.dialects.postgres.keys import estimated_rows, probing, split_keys
 from ixflow.dialects.postgres.load import is_copied, load
 from ixflow.dialects.postgres.merge import merge
 from ixflow.dialects.postgres.reader import PostgresReader, open_reader
-from ixflow.errors import UnsupportedDatabase, ValidationError
-from ixflow.values import Column, PageRange, TableName, TablePart
+from ixflow.dialects.postgres.visit import connect_options
+from ixflow.dialects.ranges import SplitKey
+from ixflow.errors import IxflowError, UnsupportedDatabase, ValidationError
+from ixflow.values import Column, KeyRange, PageRange, TableName, TablePart
 
 __all__ = ["PostgresDialect"]
 
@@ -34,12 +37,13 @@ class PostgresDialect(Dialect):
     driver = "postgresql+psycopg"
     default_port = 5432
     shares_snapshot = True
+    settles = True
     row_place = "ctid"
     moves_tables = True
     temporary_schema = "pg_temp"
+    row_values = True
     overriding = "OVERRIDING SYSTEM VALUE "
-    connect_seconds: ClassVar[float] = 15
-    """How long to wait for a host that does not answer, unless the URL says connect_timeout."""
+    lexicon = Lexicon(escapes=True, dollars=True)
 
     def url(self, config: Mapping[str, Any]) -> sa.URL:
         """Make the URL of a ``source_config``."""
@@ -56,7 +60,7 @@ class PostgresDialect(Dialect):
 
     @contextlib.contextmanager
     def reader(self, url: sa.URL, *, snapshot: str | None = None) -> Iterator[PostgresReader]:
-        """Open an ADBC connection that reads one snapshot."""
+        """Open a connection that reads one snapshot."""
         with open_reader(url, snapshot=snapshot) as reader:
             yield reader
 
@@ -72,9 +76,33 @@ class PostgresDialect(Dialect):
         finally:
             engine.dispose()
 
+    @contextlib.contextmanager
+    def join(self, url: sa.URL, tables: Sequence[TableName], *, snapshot: str) -> Iterator[Held]:
+        """Lock the tables and import the snapshot, then export it anew for all readers."""
+        engine = self.engine(url)
+        names_ = [self.qualified(table) for table in tables]
+        try:
+            with hold_tables(engine, names_, snapshot=snapshot) as (conn, held):
+                opening = functools.partial(self.reader, url, snapshot=held)
+                yield Held(conn, held, opening, shared=True)
+        finally:
+            engine.dispose()
+
+    def moment(self, conn: sa.Connection) -> str | None:
+        """Name the transactions that the snapshot sees, of this start of this server."""
+        return moment(conn)
+
     def is_transient(self, error: BaseException) -> bool:
         """Say whether reading again on a new connection can help."""
         return is_transient(error)
+
+    def is_cancelled_by_replay(self, error: BaseException) -> bool:
+        """Say whether a replica ended the query, which a shorter one may escape."""
+        return advice.is_cancelled_by_replay(error)
+
+    def explained(self, error: BaseException, table: str) -> IxflowError | None:
+        """Name the setting or the right that an error is about."""
+        return advice.advised(error, table)
 
     def exists(self, conn: sa.Connection, table: TableName) -> bool:
         """Say whether a table or view of exactly this name is there."""
@@ -99,6 +127,23 @@ class PostgresDialect(Dialect):
     def key_bounds(self, conn: sa.Connection, table: TableName, column: str) -> tuple[float, ...]:
         """Give the histogram bounds that ANALYZE left."""
         return split.key_bounds(conn, self.qualified(table), column)
+
+    def split_keys(self, conn: sa.Connection, part: TablePart) -> tuple[SplitKey, ...]:
+        """List the indexes that can cut a table."""
+        return split_keys(conn, self.qualified(part.table)) if part.in_snapshot else ()
+
+    def estimated_rows(
+        self, conn: sa.Connection, part: TablePart, key: SplitKey, keys: KeyRange
+    ) -> float | None:
+        """Ask the optimizer."""
+        del key
+        return estimated_rows(conn, self.part_relation(part), self.keys_condition(keys))
+
+    @contextlib.contextmanager
+    def probing(self, conn: sa.Connection) -> Iterator[None]:
+        """Bound the time of a probe."""
+        with probing(conn):
+            yield
 
     def comment(self, conn: sa.Connection, table: TableName) -> str | None:
         """Read the table's comment."""
@@ -131,16 +176,42 @@ class PostgresDialect(Dialect):
         """Write a bound of a key."""
         return f"{catalog.literal(text)}::{sql_type}"
 
-    def select_item(self, column: Column) -> str:
-        """Write one column of a select list, by a cast where ADBC would not be exact."""
+    def read_form(self, column: Column, expression: str) -> str:
+        """Write the expression that reads a value, by a cast where ADBC would not be exact."""
         base = types.base_type(column.sql_type)
         cast = "text" if column.as_text else types.READ_AS.get(base)
-        quoted = self.quote(column.name)
-        return f"{quoted}::{cast} AS {quoted}" if cast else quoted
+        return f"{expression}::{cast}" if cast else expression
 
-    def text_literal(self, text: str) -> str:
-        """Write a text so that it means the same under every server setting."""
-        return catalog.literal(text)
+    def text_literal(self, value: str) -> str:
+        """Write a text as a literal that means the same under every setting."""
+        return catalog.literal(value)
+
+    def describe(self, conn: sa.Connection, query: str) -> tuple[Column, ...]:
+        """Find the columns of a query without running it."""
+        return queries.describe(conn, query)
+
+    def query_part(self, conn: sa.Connection, table: TableName, query: str) -> TablePart:
+        """Estimate a query, and say whether its rows are all in one snapshot."""
+        return queries.query_part(conn, table, query)
+
+    def has_index(self, conn: sa.Connection, table: TableName, column: str) -> bool:
+        """Say whether the greatest value of a column is found without a scan."""
+        return queries.has_index(conn, self.qualified(table), column)
+
+    def settled_before(self, conn: sa.Connection, table: TableName | None) -> str:
+        """Give the beginning of the oldest transaction that is open."""
+        return queries.settled_before(conn, None if table is None else self.qualified(table))
+
+    def hash_form(self, text: str) -> str:
+        """Write the SHA-256 of a text in UTF-8, in hexadecimal digits."""
+        return f"encode(sha256(convert_to({text}, 'UTF8')), 'hex')"
+
+    def year_form(self, column: Column, expression: str) -> str:
+        """Write the first moment of the year, in UTC where the type has a zone."""
+        if types.base_type(column.sql_type) == "timestamp with time zone":
+            utc = f"{expression} AT TIME ZONE 'UTC'"
+            return f"date_trunc('year', {utc}) AT TIME ZONE 'UTC'"
+        return f"date_trunc('year', {expression}::timestamp)::{column.sql_type}"
 
     def check_ingests(self, conn: sa.Connection) -> None:
         """See that the driver can COPY inside the transaction."""
@@ -292,4 +363,5 @@ class PostgresDialect(Dialect):
 
 def _with_a_limit(dialect: Any, record: Any, arguments: Any, options: dict[str, Any]) -> None:
     del dialect, record, arguments
-    options.setdefault("connect_timeout", int(seconds_to_wait(PostgresDialect.connect_seconds)))
+    for key, value in connect_options().items():
+        options.setdefault(key, value)

@@ -13,12 +13,14 @@ from collections.abc import Iterator, Sequence
 import sqlalchemy as sa
 
 from ixflow.dialects.base import run
-from ixflow.dialects.connect import connected
-from ixflow.errors import LockNotAvailable
+from ixflow.dialects.connect import answered_within, connected
+from ixflow.dialects.guest import guest
+from ixflow.dialects.postgres.visit import limit_settings
+from ixflow.errors import LockNotAvailable, SnapshotUnavailable
 
-__all__ = ["hold_tables", "is_transient"]
+__all__ = ["hold_tables", "is_transient", "moment"]
 
-_LOCK_SECONDS = 60
+_FAREWELL_SECONDS = 10.0
 _LOCK_NOT_AVAILABLE = "55P03"
 
 # LOCK TABLE takes tables and views, and needs a privilege on the table, not only on columns.
@@ -50,44 +52,87 @@ _TRANSIENT_WORDS = (
 
 
 @contextlib.contextmanager
-def hold_tables(engine: sa.Engine, tables: Sequence[str]) -> Iterator[tuple[sa.Connection, str]]:
+def hold_tables(
+    engine: sa.Engine, tables: Sequence[str], *, snapshot: str | None = None
+) -> Iterator[tuple[sa.Connection, str]]:
     """Lock tables of quoted names against DDL; yield a connection and the snapshot it exports.
 
+    A given snapshot is imported first. Whoever has exported it holds the tables too: that it still
+    lives when we have our locks shows that nothing was rewritten in between.
+
     Raises:
-        LockNotAvailable: another session held a table for a minute.
+        LockNotAvailable: another session held a table for longer than the lock_timeout.
+        SnapshotUnavailable: the session that exported the given snapshot has ended.
 
     """
     with connected(engine) as plain:
         options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         conn = plain.execution_options(**options)
+        driver = conn.connection.driver_connection
         with conn.begin():
             lockable = [t for t in tables if conn.execute(_LOCKABLE, {"name": t}).scalar()]
         try:
             # Nothing is said on this connection while the others read.
             run(conn, "SET LOCAL idle_in_transaction_session_timeout = 0")
+            for setting in limit_settings():
+                run(conn, setting)
             for table in lockable:
                 _lock(conn, table)
-            snapshot = conn.execute(sa.text("SELECT pg_export_snapshot()")).scalar_one()
+            if snapshot is not None:
+                _import(conn, snapshot)
+            exported = conn.execute(sa.text("SELECT pg_export_snapshot()")).scalar_one()
             for table in tables:
                 if conn.execute(_IS_STORED, {"name": table}).scalar():
                     run(conn, f"SELECT 1 FROM {table} LIMIT 0")  # keeps REFRESH out
-            yield conn, str(snapshot)
+            yield conn, str(exported)
         finally:
             # A lost connection has nothing to roll back, and must not hide why the block ended.
-            with contextlib.suppress(sa.exc.DBAPIError):
+            with (
+                contextlib.suppress(sa.exc.DBAPIError),
+                answered_within(_FAREWELL_SECONDS, driver),
+            ):
                 conn.rollback()
 
 
+def _import(conn: sa.Connection, snapshot: str) -> None:
+    literal = snapshot.replace("'", "''")
+    try:
+        run(conn, f"SET TRANSACTION SNAPSHOT '{literal}'")
+    except sa.exc.DBAPIError as error:
+        if error.connection_invalidated:
+            raise
+        msg = f"the snapshot {snapshot} is gone: the session that held it has ended"
+        raise SnapshotUnavailable(msg, snapshot=snapshot) from None
+
+
+# A snapshot sees what was committed below its end, but for the listed; without a transaction that
+# wrote since, another has the same text. Ids of transactions are counted anew on another server,
+# and a standby lists none of the running ones.
+_MOMENT = sa.text("""
+    SELECT CASE WHEN pg_is_in_recovery() THEN NULL ELSE
+        concat_ws(' ', extract(epoch FROM pg_postmaster_start_time()), (SELECT oid FROM pg_database
+                  WHERE datname = current_database()), pg_current_snapshot()) END
+""")
+
+
+def moment(conn: sa.Connection) -> str | None:
+    """Name what the snapshot of a connection's transaction sees; None on a standby."""
+    found = conn.execute(_MOMENT).scalar()
+    return None if found is None else str(found)
+
+
 def _lock(conn: sa.Connection, qualified: str) -> None:
-    run(conn, f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
+    seconds = guest().lock_seconds
+    run(conn, f"SET LOCAL lock_timeout = {max(1, int(seconds * 1000))}")
     try:
         run(conn, f"LOCK TABLE {qualified} IN ACCESS SHARE MODE")
     except sa.exc.OperationalError as error:
         if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
             raise
         msg = (
-            f"another session held {qualified} against reading for {_LOCK_SECONDS} s (ALTER, "
-            f"TRUNCATE, VACUUM FULL or the like); try again when it is done"
+            f"another session held {qualified} against reading for {seconds:g} s (ALTER, "
+            f"TRUNCATE, VACUUM FULL or the like); try again when it is done, or give the intent a "
+            f"longer lock_timeout"
         )
         raise LockNotAvailable(msg, table=qualified) from None
 

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import sqlalchemy as sa
 
-from ixflow.dialects.base import Dialect, MergeCounts, SourceFacts, run
+from ixflow.dialects.base import Dialect, Held, MergeCounts, SourceFacts, run
 from ixflow.dialects.cast import counted_from
 from ixflow.dialects.config import file_url
 from ixflow.dialects.connect import connected
-from ixflow.dialects.facts import sqlalchemy_error
-from ixflow.dialects.sqlite import types
-from ixflow.dialects.sqlite.values import SQLiteReader, stored
+from ixflow.dialects.facts import only_reader, sqlalchemy_error
+from ixflow.dialects.fragments import Lexicon
+from ixflow.dialects.queries import named_once
+from ixflow.dialects.ranges import SplitKey
+from ixflow.dialects.sqlite import split, types
+from ixflow.dialects.sqlite.values import SHA256, SQLiteReader, sha256, stored
 from ixflow.errors import ReplacementRefused, UnsupportedDatabase, ValueDoesNotFit
-from ixflow.values import Column, TableName
+from ixflow.values import Column, TableName, TablePart
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from ixflow.dialects.keyspace import Kind
 
 __all__ = ["SQLiteDialect"]
 
@@ -34,6 +39,8 @@ class SQLiteDialect(Dialect):
     max_identifier = 1_000
     adds_keys = False
     temporary_schema = "temp"
+    row_values = True
+    lexicon = Lexicon({"'": "'", '"': '"', "`": "`", "[": "]"})
 
     def url(self, config: Mapping[str, Any]) -> sa.URL:
         """Make the URL of a ``source_config``."""
@@ -42,7 +49,7 @@ class SQLiteDialect(Dialect):
     def engine(self, url: str | sa.URL) -> sa.Engine:
         """Make an engine whose transactions hold DDL too, and that waits for other writers."""
         engine = sa.create_engine(url, connect_args={"timeout": 30})
-        sa.event.listen(engine, "connect", _leave_transactions_to_us)
+        sa.event.listen(engine, "connect", _set_up)
         sa.event.listen(engine, "begin", _begin)
         return engine
 
@@ -50,13 +57,28 @@ class SQLiteDialect(Dialect):
     def reader(self, url: sa.URL, *, snapshot: str | None = None) -> Iterator[SQLiteReader]:
         """Open a connection whose transaction is the snapshot; the file must exist."""
         del snapshot
+        with self._reading(url) as conn:
+            yield SQLiteReader(conn.connection.driver_connection)
+
+    @contextlib.contextmanager
+    def hold(self, url: sa.URL, tables: Sequence[TableName], *, workers: int = 1) -> Iterator[Held]:
+        """Hold one transaction, in which every table is read."""
+        del tables, workers
+        self.read_engine(url).dispose()
+        with self._reading(url) as conn:
+            # The moment is that of the first read.
+            run(conn, "SELECT count(*) FROM sqlite_master").all()
+            yield only_reader(conn, SQLiteReader(conn.connection.driver_connection))
+
+    @contextlib.contextmanager
+    def _reading(self, url: sa.URL) -> Iterator[sa.Connection]:
         existing = sa.URL.create(
             self.driver, database=f"file:{url.database}", query={"mode": "ro", "uri": "true"}
         )
         engine = self.engine(existing if url.database not in (None, "", ":memory:") else url)
         try:
             with connected(engine) as conn, conn.begin():
-                yield SQLiteReader(conn.connection.driver_connection)
+                yield conn
         finally:
             engine.dispose()
 
@@ -76,11 +98,23 @@ class SQLiteDialect(Dialect):
         return tuple(found)
 
     def source_facts(self, conn: sa.Connection, table: TableName) -> SourceFacts:
-        """Count the rows, which SQLite keeps no statistics of; one pass over the smallest index."""
-        rows = run(conn, f"SELECT count(*) FROM {self.qualified(table)}").scalar_one()
+        """Take what ANALYZE has counted, else the reach of the rowids; the size is the file's."""
         pages = run(conn, "PRAGMA page_count").scalar_one()
-        size = run(conn, "PRAGMA page_size").scalar_one()
-        return SourceFacts(int(rows), int(pages) * int(size))
+        size = int(pages) * int(run(conn, "PRAGMA page_size").scalar_one())
+        rows = split.estimated_rows(
+            conn, self._schema(table), table.name, self.split_keys(conn, TablePart(table)), size
+        )
+        return SourceFacts(rows, size)
+
+    def split_keys(self, conn: sa.Connection, part: TablePart) -> tuple[SplitKey, ...]:
+        """Give the rowid, or the key that stands for it."""
+        table = part.table
+        columns = self.columns(conn, table)
+        return split.split_keys(conn, self._schema(table), self.quote(table.name), columns)
+
+    def key_item(self, quoted: str, kind: Kind) -> str:
+        """Write the expression that gives a key's column as the text of a bound."""
+        return split.key_item(quoted, kind)
 
     def indexes(self, conn: sa.Connection, table: TableName) -> frozenset[str]:
         """Describe the indexes by their columns, or by their SQL where they are more than that."""
@@ -118,6 +152,57 @@ class SQLiteDialect(Dialect):
         if found is None:
             raise self.no_sql_type(type_)
         return found
+
+    def describe(self, conn: sa.Connection, query: str) -> tuple[Column, ...]:
+        """Find the columns of a query: declared types where they are columns of tables."""
+        found = run(conn, f"SELECT * FROM ({query}\n) LIMIT 0")
+        names = [str(name) for name in found.keys()]  # noqa: SIM118 - it iterates over rows
+        # SQLite itself makes `id:1` of the second `id`.
+        firsts = [name.rpartition(":")[0] for name in names]
+        named_once([first if first in names else n for n, first in zip(names, firsts, strict=True)])
+        view = TableName(f"ixflow_{uuid.uuid4().hex}", "temp")
+        run(conn, f"CREATE TEMP VIEW {self.quote(view.name)} AS {query}")
+        try:
+            return self.read_columns(conn, view)
+        finally:
+            run(conn, f"DROP VIEW {self.qualified(view)}")
+
+    def has_index(self, conn: sa.Connection, table: TableName, column: str) -> bool:
+        """Say whether the greatest value of a column is found without a scan."""
+        pragma = f"PRAGMA {self._schema(table)}index_list({self.quote(table.name)})"
+        for _, name, _, _, partial in run(conn, pragma).fetchall():
+            parts = run(conn, f"PRAGMA index_info({self.quote(name)})").fetchall()
+            if not partial and parts[0][2] == column:
+                return True
+        # The rowid itself needs no index.
+        keys = [c for c in self.read_columns(conn, table) if c.key_position]
+        return [(c.name, c.sql_type.upper()) for c in keys] == [(column, "INTEGER")]
+
+    def literal(self, text: str, sql_type: str) -> str:
+        """Write a bound of a key; of a declared type a text, which takes the column's affinity."""
+        found = split.literal(text, sql_type)
+        return self.text_literal(text) if found is None else found
+
+    def hash_form(self, text: str) -> str:
+        """Write a call of the function that every connection of ours brings with it."""
+        return f"{SHA256}({text})"
+
+    def null_form(self, column: Column) -> str:
+        """Write a NULL: values bring their type with them."""
+        del column
+        return "NULL"
+
+    def kept_form(self, text: str, end: str, count: int) -> str:
+        """Write the first or last characters of a text."""
+        return f"substr({text}, 1, {count})" if end == "first" else f"substr({text}, -{count})"
+
+    def year_form(self, column: Column, expression: str) -> str:
+        """Write the first moment of the year; what is no date stays something that is refused."""
+        zoned = pa.types.is_timestamp(column.type) and column.type.tz is not None
+        time = "" if pa.types.is_date(column.type) else " 00:00:00"
+        form = f"strftime('%Y-01-01{time}{'+00:00' if zoned else ''}', {expression})"
+        year = f"CASE WHEN typeof({expression}) = 'text' THEN {form} END"
+        return f"CASE WHEN {expression} IS NOT NULL THEN coalesce({year}, '***') END"
 
     def check_ingests(self, conn: sa.Connection) -> None:
         """Refuse: without comments a watermark cannot sit beside its rows."""
@@ -264,9 +349,10 @@ def _in_transaction(conn: sa.Connection) -> Any:
     return raw
 
 
-def _leave_transactions_to_us(connection: Any, record: Any) -> None:
+def _set_up(connection: Any, record: Any) -> None:
     del record
     connection.isolation_level = None
+    connection.create_function(SHA256, 1, sha256, deterministic=True)
 
 
 def _begin(conn: sa.Connection) -> None:

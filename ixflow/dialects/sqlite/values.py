@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import hashlib
 import math
 import sqlite3
 from collections.abc import Sequence
@@ -17,7 +18,10 @@ from ixflow.dialects.rows import rows_reader
 from ixflow.errors import ValueDoesNotFit
 from ixflow.values import Column
 
-__all__ = ["SQLiteReader", "stored"]
+__all__ = ["SHA256", "SQLiteReader", "sha256", "stored"]
+
+SHA256 = "ixflow_sha256"
+"""The name of `sha256` in SQL."""
 
 
 class SQLiteReader:
@@ -38,6 +42,19 @@ class SQLiteReader:
                 cursor.close()
 
         return rows_reader(cursor.fetchmany, columns, _to_array, close=close)
+
+    def cancel(self) -> None:
+        """Stop the running query from another thread."""
+        self._raw.interrupt()
+
+
+def sha256(value: str | None) -> str | None:
+    """Hash a text, which SQLite cannot.
+
+    >>> sha256("a")[:8]
+    'ca978112'
+    """
+    return None if value is None else hashlib.sha256(value.encode()).hexdigest()
 
 
 def _to_array(values: Sequence[Any], column: Column) -> pa.Array:

@@ -47,6 +47,8 @@ _PLACES = {
 }
 _ODBC = re.compile(r"\s*([^=;{}]+?)\s*=\s*(?:\{((?:[^}]|\}\})*)\}\s*|([^;]*))(?:;|$)")
 _SERVER = re.compile(r"(?:tcp:)?(?P<host>[^,]+?)\s*(?:,\s*(?P<port>\d+))?")
+# A password in an ODBC string may hold "://" too.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PLAIN = re.compile(r"[^;{}=\s]([^;{}=]*[^;{}=\s])?")
 
 
@@ -60,7 +62,7 @@ def source_url(config: Mapping[str, Any]) -> sa.URL:
 
     """
     given = str(config.get("connection_string") or "").strip()
-    if given and "://" not in given:
+    if given and not _URL.match(given):
         return _from_odbc(given)
     if given.startswith("sqlserver"):
         given = given.replace("sqlserver", "mssql", 1)

@@ -1,0 +1,181 @@
+"""Memory is a number: what a run holds, whatever the width of its rows and the size of a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import sqlalchemy as sa
+
+from ixflow.dialects.guest import Guest, visiting
+from ixflow.dialects.rows import rows_reader
+from ixflow.errors import SourceLimitReached, ValidationError
+from ixflow.extraction.intent import ExtractionIntent
+from ixflow.extraction.limits import RunLimits, bytes_of, workers_within
+from ixflow.values import Column
+from ixflow_tests.behaviour import extract_measured
+from ixflow_tests.sources import extract, intent_for, make, rows_of
+from ixflow_tests.unit.test_extraction_values import example_plan
+
+MB = 1 << 20
+WIDE_ROWS, WIDE_BYTES = 60, 5 * MB
+
+Measure = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(params=["postgres", "mariadb", "duckdb", "sqlite"])
+def source(request: pytest.FixtureRequest) -> sa.Engine:
+    """Give a fresh database of each kind."""
+    engine: sa.Engine = request.getfixturevalue(f"fresh_{request.param}")
+    return engine
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Measure:
+    """Give a function that extracts a table in a process of its own and says what it held."""
+
+    def extract_there(
+        engine: sa.Engine, table: str, *, limit: int = 0, **options: Any
+    ) -> dict[str, Any]:
+        given = {
+            "kind": engine.dialect.name,
+            "url": engine.url.render_as_string(hide_password=False),
+            "table": table,
+            "output": str(tmp_path / "measured"),
+            "options": options,
+            "limit": limit,
+        }
+        command = [sys.executable, extract_measured.__file__, json.dumps(given)]
+        # Each arena of malloc takes 64 MB of addresses, used or not.
+        environment = {**os.environ, "MALLOC_ARENA_MAX": "2", "PYTHONPATH": os.getcwd()}  # noqa: PTH109 - where pytest runs
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=110, env=environment
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    return extract_there
+
+
+def make_wide(engine: sa.Engine, rows: int = WIDE_ROWS) -> None:
+    """Make a table of some rows with a text of 5 MB each, which does not compress well."""
+    types = {"mysql": "longtext"}
+    make(engine, f"CREATE TABLE wide (id int, v {types.get(engine.dialect.name, 'text')})")
+    value = random.Random(1).randbytes(WIDE_BYTES // 2).hex()
+    if engine.dialect.name == "mysql":
+        make(engine, "SET GLOBAL max_allowed_packet = 67108864")
+    engine.dispose()
+    insert = sa.text("INSERT INTO wide VALUES (:id, :v)")
+    with engine.begin() as conn:
+        for number in range(rows):
+            conn.execute(insert, {"id": number, "v": value[number:] + value[:number]})
+
+
+def test_sixty_rows_of_5_mb_stay_within_the_default_budget(source, measured):
+    make_wide(source)
+    found = measured(source, "wide")
+    assert found["rows"] == WIDE_ROWS
+    assert found["bytes"] > WIDE_ROWS * WIDE_BYTES // 3
+    assert found["held"] < 256 * MB
+
+
+VIEWS = {
+    "postgresql": "SELECT n, repeat(md5(n::text), 30) AS v FROM generate_series(1, {}) n",
+    "mysql": "SELECT seq AS n, repeat(md5(seq), 30) AS v FROM seq_1_to_{}",
+    "duckdb": "SELECT n, repeat(md5(n::varchar), 30) AS v FROM range(1, {} + 1) t(n)",
+    "sqlite": "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < {}) "
+    "SELECT n, printf('%0960d', n) AS v FROM t",
+}
+
+
+@pytest.mark.slow
+def test_a_table_of_twenty_budgets_is_extracted_under_a_hard_limit_of_addresses(source, measured):
+    rows = 20 * 64 * MB // 968
+    make(source, f"CREATE VIEW large AS {VIEWS[source.dialect.name].format(rows)}")
+    # Beside the budget: the stacks and arenas of threads, and what Arrow reserves but never uses.
+    found = measured(source, "large", limit=(64 + 128) * MB, memory_budget="64MB")
+    assert found["rows"] == rows
+    # In so small a budget what every run takes can be seen.
+    assert found["held"] < (64 + 48) * MB
+
+
+def test_a_jump_from_narrow_to_wide_rows_does_not_fill_the_memory():
+    fetched: list[int] = []
+    rows = [(n, "x" * (10 if n < 5_000 else 100_000)) for n in range(5_200)]
+    left = iter(rows)
+
+    def fetch(count: int) -> list[tuple[int, str]]:
+        found = [row for _, row in zip(range(count), left, strict=False)]
+        fetched.append(sum(len(row[1]) for row in found))
+        return found
+
+    def nothing() -> None:
+        """Have nothing to close."""
+
+    columns = [Column("id", "int", pa.int64()), Column("v", "text", pa.string())]
+    with visiting(Guest(batch_bytes=MB)):
+        reader = rows_reader(
+            fetch, columns, lambda values, column: pa.array(values, column.type), close=nothing
+        )
+        batches = list(reader)
+    assert sum(batch.num_rows for batch in batches) == len(rows)
+    assert max(batch.nbytes for batch in batches) < MB + 200_000
+
+
+def test_the_rows_of_a_wide_duckdb_table_are_all_there_once(fresh_duckdb, tmp_path):
+    make_wide(fresh_duckdb, rows=7)
+    make(fresh_duckdb, "INSERT INTO wide SELECT n, 'short' FROM range(100, 5000) t(n)")
+    make(fresh_duckdb, "DELETE FROM wide WHERE id = 3 OR id = 200")
+    make(fresh_duckdb, "UPDATE wide SET v = repeat('u', 3000000) WHERE id = 300")
+    found = rows_of(extract(fresh_duckdb, "wide", tmp_path))
+    wanted = [*range(7), *range(100, 5000)]
+    wanted.remove(3)
+    wanted.remove(200)
+    assert sorted(found["id"].to_pylist()) == wanted
+    lengths = {
+        i: len(v) for i, v in zip(found["id"].to_pylist(), found["v"].to_pylist(), strict=True)
+    }
+    assert lengths[0] > WIDE_BYTES // 2
+    assert lengths[300] == 3_000_000
+
+
+def test_a_value_that_duckdb_cannot_hold_within_the_budget_names_it(fresh_duckdb, tmp_path):
+    make(
+        fresh_duckdb,
+        "CREATE VIEW v AS SELECT string_agg(repeat(md5(n::varchar), 40000), '') AS v "
+        "FROM range(200) t(n)",
+    )
+    with pytest.raises(Exception, match="memory_budget") as caught:
+        extract(fresh_duckdb, "v", tmp_path, memory_budget="64MB")
+    assert isinstance(caught.value.__cause__, SourceLimitReached)
+
+
+@pytest.mark.parametrize(
+    ("given", "bytes_"), [("256MB", 256 * MB), ("1 gb", 1024 * MB), (100 * MB, 100 * MB)]
+)
+def test_an_amount_of_memory_is_bytes_or_a_text(given, bytes_):
+    assert bytes_of("memory_budget", given) == bytes_
+
+
+@pytest.mark.parametrize("given", ["63MB", 0, -1, "lots", None, True, "64 XB", float("nan")])
+def test_a_budget_that_cannot_work_is_refused(given):
+    with pytest.raises(ValidationError, match="memory_budget"):
+        ExtractionIntent("sqlite", {"database": "x.db"}, "t", memory_budget=given)
+
+
+def test_workers_share_the_budget(fresh_sqlite, tmp_path):
+    intent = intent_for(fresh_sqlite, "t", tmp_path, memory_budget="128MB")
+    one = RunLimits.of(intent, example_plan(), workers=1)
+    two = RunLimits.of(intent, example_plan(), workers=2)
+    assert one.group_bytes == 2 * two.group_bytes
+    assert one.batch_bytes == 2 * two.batch_bytes
+    assert (workers_within(128 * MB), workers_within(64 * MB)) == (2, 1)
