@@ -16,7 +16,7 @@ from benchmarks.peers import PEERS, with_interpreters
 from benchmarks.report import judged, machine_facts, table
 from ixflow.demo.postgres_server import PostgresServer
 
-CASES = ("extraction", "accounts", "planning", "scale", "ingest", "mysql")
+CASES = ("extraction", "accounts", "planning", "scale", "storm", "ingest", "mysql")
 _ROWS = 1_000_000
 
 
@@ -44,7 +44,8 @@ def _measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     # A server of its own: no case inherits the caches and left-overs of the one before.
     with getattr(module, "SERVER", PostgresServer)() as server:
         kind = getattr(module, "DATABASE", "PostgreSQL")
-        facts = f"{machine_facts()}, {kind} {server.version} (fsync off)"
+        relaxed = " (fsync off)" if kind == "PostgreSQL" else ""
+        facts = f"{machine_facts()}, {kind} {server.version}{relaxed}"
         contenders = module.prepare(server.url, rows)
         found = measure(
             with_interpreters(contenders, dict(options.peer_python), _say),
