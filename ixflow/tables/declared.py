@@ -69,7 +69,7 @@ def binders(table: sa.Table, dialect: sa.Dialect) -> dict[str, Callable[[Any], A
     found: dict[str, Callable[[Any], Any]] = {}
     for column in table.columns:
         type_ = column.type
-        if isinstance(type_, sa.TypeDecorator):
+        if isinstance(type_, sa.TypeDecorator) and _decorates(type_):
             found[column.name] = functools.partial(_decorated, type_, dialect)
         elif isinstance(type_, sa.Enum):
             bind: Any = type_.bind_processor
@@ -79,6 +79,11 @@ def binders(table: sa.Table, dialect: sa.Dialect) -> dict[str, Callable[[Any], A
 
 def _same(value: Any) -> Any:
     return value
+
+
+def _decorates(type_: sa.TypeDecorator[Any]) -> bool:
+    """Say whether it changes values itself; SQLAlchemy's own decorators do it for the driver."""
+    return type(type_).process_bind_param is not sa.TypeDecorator.process_bind_param
 
 
 def _decorated(type_: sa.TypeDecorator[Any], dialect: sa.Dialect, value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -208,19 +209,25 @@ def test_a_limit_on_connections_leaves_fewer_of_them_and_one_moment(
 
 
 class AtFirstChunk:
-    """A listener that does something once, in the middle of a run."""
+    """A listener that does something once, in the middle of a run; other workers wait for it."""
 
     def __init__(self, act) -> None:
-        self.act, self.done = act, threading.Lock()
+        self.act, self.lock, self.done = act, threading.Lock(), False
 
     def __call__(self, event: object) -> None:
-        if isinstance(event, ChunkExtracted) and self.done.acquire(blocking=False):
-            self.act()
+        if not isinstance(event, ChunkExtracted):
+            return
+        with self.lock:
+            if not self.done:
+                self.done = True
+                self.act()
 
 
 def readers_of(conn: sa.Connection) -> list[int]:
     """List the sessions that hold a read-only transaction of ours, oldest first."""
     query = "SELECT trx_mysql_thread_id FROM information_schema.innodb_trx WHERE trx_is_read_only"
+    # The server looks again only when it was not asked for a tenth of a second.
+    time.sleep(0.2)
     return sorted(run(conn, query).scalars())
 
 
