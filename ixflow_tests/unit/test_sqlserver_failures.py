@@ -154,3 +154,12 @@ def test_a_database_that_is_starting_is_asked_again():
     busy = "cannot connect: Database 'shop' on server 'db' is not currently available."
     assert DIALECT.is_transient(SourceUnavailable(busy))
     assert not DIALECT.is_transient(SourceUnavailable(busy, lasting=True))
+
+
+def test_an_older_sqlalchemy_without_the_driver_is_named(monkeypatch):
+    def unknown(*_: object, **__: object) -> None:
+        raise sa.exc.NoSuchModuleError("mssql.mssqlpython")
+
+    monkeypatch.setattr(sa, "create_engine", unknown)
+    with pytest.raises(UnsupportedDatabase, match=r"does not know the driver.*2\.1 or newer"):
+        dialect_named("sqlserver").engine("mssql+mssqlpython://app:secret@db/shop")

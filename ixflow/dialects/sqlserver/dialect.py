@@ -63,6 +63,12 @@ class SQLServerDialect(SourceOnly):
         made = sa.make_url(url)
         try:
             engine = sa.create_engine(made, poolclass=sa.NullPool)
+        except sa.exc.NoSuchModuleError:
+            msg = (
+                f"SQLAlchemy {sa.__version__} does not know the driver mssql-python; install 2.1 "
+                f"or newer: `pip install 'ixflow[sqlserver]'`"
+            )
+            raise UnsupportedDatabase(msg, database=self.name, package="sqlalchemy") from None
         except ImportError as error:
             msg = (
                 f"the package mssql-python cannot be used ({error}); install it with `pip install "
