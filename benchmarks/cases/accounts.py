@@ -91,10 +91,10 @@ def copy_limit(url: str, table: str, output: Path) -> Callable[[], int]:
 
 def ixflow_execute(url: str, table: str, output: Path, *, workers: int = 2) -> Callable[[], int]:
     """Plan and execute, as a user would; but for what ixflow imports when it is needed."""
-    import adbc_driver_postgresql.dbapi  # noqa: F401
-    import psycopg  # noqa: F401
+    import adbc_driver_postgresql.dbapi  # noqa: F401 - before the clock
+    import psycopg  # noqa: F401 - before the clock
     import sqlalchemy.dialects.postgresql
-    import sqlalchemy.dialects.sqlite  # noqa: F401
+    import sqlalchemy.dialects.sqlite  # noqa: F401 - before the clock
 
     import ixflow
 

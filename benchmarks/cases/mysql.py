@@ -104,7 +104,7 @@ def read_to_nowhere(url: str, output: Path) -> Callable[[], int]:
 
 def ixflow_execute(url: str, output: Path, *, workers: int) -> Callable[[], int]:
     """Plan and execute, as a user would; but for the driver, which ixflow imports when needed."""
-    import pymysql  # noqa: F401
+    import pymysql  # noqa: F401 - before the clock
 
     import ixflow
     from benchmarks.cases.accounts import rows_in

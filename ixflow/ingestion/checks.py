@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import pyarrow as pa
+
 from ixflow.dialects import dialect_of, run
 from ixflow.errors import CheckFailed, ValidationError
 from ixflow.tables import declared
@@ -158,7 +160,7 @@ def _put_aside(
 def _make_room(conn: sa.Connection, place: TableName, columns: Sequence[Column]) -> None:
     """Make the quarantine, or give it columns that the table has got since."""
     dialect = dialect_of(conn)
-    text, moment = (dialect.sql_type(type_) for type_ in _fact_types())
+    text, moment = dialect.sql_type(pa.string()), dialect.sql_type(pa.timestamp("us", "UTC"))
     facts = [(name, text) for name in (RULE, REASON, RUN)] + [(AT, moment)]
     wanted = [(c.name, c.sql_type) for c in columns] + facts
     there = {column.name for column in dialect.read_columns(conn, place)}
@@ -168,9 +170,3 @@ def _make_room(conn: sa.Connection, place: TableName, columns: Sequence[Column])
     for line, name in lines if there else ():
         if name not in there:
             run(conn, f"ALTER TABLE {dialect.qualified(place)} ADD COLUMN {line}")
-
-
-def _fact_types() -> tuple[Any, Any]:
-    import pyarrow as pa
-
-    return pa.string(), pa.timestamp("us", "UTC")

@@ -42,7 +42,7 @@ def describe(conn: sa.Connection, query: str) -> tuple[Column, ...]:
     found = run(conn, f"SELECT * FROM ({query}\n) AS q LIMIT 0")
     cursor: Any = found.cursor
     # The description that drivers must give leaves out signs and character sets.
-    fields = list(cursor._result.fields)  # noqa: SLF001
+    fields = list(cursor._result.fields)  # noqa: SLF001 - `description` lacks flags and charset
     found.close()
     named_once([str(field.name) for field in fields])
     columns = []

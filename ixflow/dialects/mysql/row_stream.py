@@ -49,14 +49,14 @@ class RowStream:
         self.ended = self.width == 0
         self._given_up = False
         # PyMySQL would try to read the rows when it forgets the result.
-        raw._result.unbuffered_active = False  # noqa: SLF001
+        raw._result.unbuffered_active = False  # noqa: SLF001 - it would read on
         wide = min(self.width * _BYTES_PER_COLUMN, _MOST_BLOCK_BYTES)
         self._block_bytes = max(BLOCK_BYTES, wide)
         self._buffer: Block = np.empty(self._block_bytes, np.uint8)
         self._begin = self._end = self._whole = 0
-        self._number = int(raw._next_seq_id)  # noqa: SLF001
-        self._file, self._ahead_taken = raw._rfile, False  # noqa: SLF001
-        self._more_soon = _waiter(raw._sock)  # noqa: SLF001
+        self._number = int(raw._next_seq_id)  # noqa: SLF001 - of the packet to come
+        self._file, self._ahead_taken = raw._rfile, False  # noqa: SLF001 - its bytes
+        self._more_soon = _waiter(raw._sock)  # noqa: SLF001 - to see whether more has come
 
     def __iter__(self) -> Iterator[Rows]:
         """Give the rows as they come, some at a time; the next piece overwrites the one before.
@@ -151,7 +151,7 @@ class RowStream:
 
     def _close(self) -> None:
         self.ended = True
-        self._raw._force_close()  # noqa: SLF001
+        self._raw._force_close()  # noqa: SLF001 - close() would talk to the server
 
     # -- rows out ----------------------------------------------------------------------------------
 

@@ -111,7 +111,7 @@ class SQLServerReader:
             if self._cursor is not None:
                 # The driver cancels in public only what its own reader reads, whose batches are
                 # counted in rows alone.
-                self._cursor.hstmt._cancel()  # noqa: SLF001
+                self._cursor.hstmt._cancel()  # noqa: SLF001 - DBAPI has no cancel
 
     def _batches(
         self, cursor: Any, columns: Sequence[Column], schema: pa.Schema
