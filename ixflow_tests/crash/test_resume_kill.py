@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -197,6 +198,13 @@ def test_tasks_of_a_killed_run_are_in_the_state(source, tmp_path):
     assert [task.chunk_id for task in told][:3] == [t.chunk_id for t in made.plan.tasks[:3]]
 
 
+def content(engine: sa.Engine) -> pa.ChunkedArray:
+    """Read the texts that the source has now, by key."""
+    with engine.connect() as conn:
+        texts = conn.exec_driver_sql("SELECT x FROM t ORDER BY id").scalars().all()
+    return pa.chunked_array([texts], pa.string())
+
+
 KILLS = st.lists(
     st.sampled_from(
         [
@@ -232,18 +240,22 @@ def test_wherever_runs_die_every_row_is_there_once(
     made = one_worker(intent_for(fresh_postgres, "t", place / "out", resume=resume))
     made = by_key(made) if keyed else made
     outside = Outside(made, place)
+    # What each run found: a run may publish the whole work of one that died, of its moment.
+    found = []
     for number, dies in enumerate(kills):
+        found.append(content(fresh_postgres))
         outside.run(dies)
         if chance.random() < 0.7:
             make(fresh_postgres, f"UPDATE t SET x = 'new {number}' WHERE id % 7 = {number}")
-    assert outside.run() is not None
+    found.append(content(fresh_postgres))
+    said = outside.run()
+    assert said is not None
     rows, manifest = local_rows(made), seen(made)
     assert rows["id"].to_pylist() == list(range(1, ROWS + 1))
     if len(manifest.snapshots) == 1:
         assert manifest.consistency == "one snapshot"
-        with fresh_postgres.connect() as conn:
-            now = conn.exec_driver_sql("SELECT id, x FROM t ORDER BY id").all()
-        assert rows["x"].to_pylist() == [x for _, x in now]
+        possible = found if resume == "newer snapshot" and not said["read"] else found[-1:]
+        assert any(rows["x"].equals(one) for one in possible)
     else:
         assert (resume, keyed) == ("newer snapshot", True)
     chunks = [chunk for one in manifest.snapshots for chunk in one.chunk_ids]
