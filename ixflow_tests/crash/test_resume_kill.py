@@ -8,12 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +24,9 @@ from ixflow.extraction.state import StatePlace
 from ixflow_tests.behaviour.test_extraction_resume import ROWS, by_key, one_worker
 from ixflow_tests.behaviour.test_object_stores import rows
 from ixflow_tests.sources import intent_for, make
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 ROOT = Path(__file__).parents[2]
 NEVER = ("never", 0)
