@@ -6,10 +6,12 @@ The Dagster surface is in `ixflow.dagster`; everything here works without it.
 from __future__ import annotations
 
 from ixflow.errors import (
+    ArrivalDiffers,
     AuditFailed,
     CacheError,
     CheckFailed,
     ColumnMismatch,
+    ConfigError,
     DataError,
     DuplicateNameError,
     DuplicatePartitionError,
@@ -20,6 +22,7 @@ from ixflow.errors import (
     IxtractError,
     LockError,
     LockNotAvailable,
+    NoConfiguration,
     NoConnectionLeft,
     NotRecommendedError,
     OutputNotWritable,
@@ -44,6 +47,7 @@ from ixflow.errors import (
     ValueDoesNotFit,
 )
 from ixflow.extraction.api import (
+    ExecutionResult,
     execute,
     execute_plan,
     execute_together,
@@ -54,19 +58,21 @@ from ixflow.extraction.api import (
     published,
 )
 from ixflow.extraction.context import RuntimeContext
-from ixflow.extraction.cost import CostConfig
-from ixflow.extraction.cursor import Cursor
+from ixflow.extraction.cost import CostConfig, CostEstimate
 from ixflow.extraction.intent import ExtractionIntent
-from ixflow.extraction.plan import PlanResult
+from ixflow.extraction.plan import ExecutionPlan, PlanResult
+from ixflow.extraction.profile import SourceProfile
 from ixflow.extraction.replay import replay
 from ixflow.ingestion.blockers import ForceExecute
 from ixflow.ingestion.checks import RowCheck
 from ixflow.ingestion.existence import partition_attached, table_exists, view_exists
 from ixflow.ingestion.file_like import to_file_like_obj, to_file_like_object
 from ixflow.ingestion.files import parquet_batches
+from ixflow.ingestion.incremental_batches import incremental_batches
 from ixflow.ingestion.ingest import ingest
 from ixflow.ingestion.missing import Missing
 from ixflow.ingestion.options import (
+    Arrival,
     Delete,
     HighWatermark,
     IngestResult,
@@ -75,39 +81,58 @@ from ixflow.ingestion.options import (
     Visibility,
 )
 from ixflow.ingestion.release import release
+from ixflow.ingestion.semantics import Exclusive, Inclusive, Overlap, Settled
 from ixflow.ingestion.versioned import VersionResult, ingest_versioned
 from ixflow.pipeline.audit import AuditResult, audit
-from ixflow.pipeline.config import ConfigContext, create_basic_pipedag_config
+from ixflow.pipeline.auto_version import AUTO_VERSION
+from ixflow.pipeline.basic_config import create_basic_pipedag_config
+from ixflow.pipeline.blob import Blob
+from ixflow.pipeline.blob_store import FileBlobStore, NoBlobStore
+from ixflow.pipeline.config import ConfigContext
 from ixflow.pipeline.containers import ExternalTableReference, Table
 from ixflow.pipeline.flow import Flow
 from ixflow.pipeline.materialize import materialize
+from ixflow.pipeline.pipedag_config import PipedagConfig
+from ixflow.pipeline.raw_sql import RawSql
 from ixflow.pipeline.result import Result
 from ixflow.pipeline.run import run_stage
 from ixflow.pipeline.stage import Stage
 from ixflow.store.sql_store import SQLTableStore
+from ixflow.tables.cursor import Cursor
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AUTO_VERSION",
+    "Arrival",
+    "ArrivalDiffers",
     "AuditFailed",
     "AuditResult",
+    "Blob",
     "CacheError",
     "CheckFailed",
     "ColumnMismatch",
     "ConfigContext",
+    "ConfigError",
     "CostConfig",
+    "CostEstimate",
     "Cursor",
     "DataError",
     "Delete",
     "DuplicateNameError",
     "DuplicatePartitionError",
+    "Exclusive",
     "ExecutionError",
+    "ExecutionPlan",
+    "ExecutionResult",
     "ExternalTableReference",
     "ExtractionIntent",
+    "FileBlobStore",
     "Flow",
     "FlowError",
     "ForceExecute",
     "HighWatermark",
+    "Inclusive",
     "IngestError",
     "IngestResult",
     "IxflowError",
@@ -115,21 +140,28 @@ __all__ = [
     "LockError",
     "LockNotAvailable",
     "Missing",
+    "NoBlobStore",
+    "NoConfiguration",
     "NoConnectionLeft",
     "NotRecommendedError",
     "OnDuplicate",
     "OutputNotWritable",
+    "Overlap",
+    "PipedagConfig",
     "PlanCorruptionError",
     "PlanResult",
+    "RawSql",
     "ReadNotAllowed",
     "ReplacementRefused",
     "Result",
     "RowCheck",
     "RuntimeContext",
     "SQLTableStore",
+    "Settled",
     "SnapshotTooOld",
     "SnapshotUnavailable",
     "SourceLimitReached",
+    "SourceProfile",
     "SourceUnavailable",
     "Stage",
     "StageError",
@@ -155,6 +187,7 @@ __all__ = [
     "execute_together",
     "explain",
     "hold_snapshot",
+    "incremental_batches",
     "ingest",
     "ingest_versioned",
     "materialize",

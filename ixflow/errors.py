@@ -4,7 +4,9 @@ IxflowError (IxtractError)
 ├── ValidationError (ValueError)     mend the call: an argument, an intent, a configuration
 │   ├── FlowError                    ... the way a flow is declared
 │   │   ├── StageError               ...... or one of its stages
-│   │   └── DuplicateNameError       ...... two things of one name
+│   │   ├── DuplicateNameError       ...... two things of one name
+│   │   └── NoConfiguration          ...... none is open and no file is found (LookupError)
+│   ├── ConfigError                  ... a key or value of a configuration file, or what it names
 │   ├── TableNotFound                ... the table that is named does not exist
 │   ├── UnsupportedDatabase          ... no dialect, or a package is missing for it
 │   ├── UnsupportedState             ... ixflow's tables in the database are of a newer release
@@ -30,6 +32,7 @@ IxflowError (IxtractError)
 ├── PlanCorruptionError              give up: a stored plan is not what was stored
 ├── ExecutionError                   look at the cause: an extraction stopped, nothing published
 ├── IngestError                      look at the cause: a batch was rolled back
+│   ├── ArrivalDiffers               ... what is there is not what was sent
 │   ├── CheckFailed                  ... rows break a rule that refuses
 │   ├── TooManyMissing               ... the source lacks more rows than it may
 │   └── DuplicatePartitionError      ... a version has the rows of the one before
@@ -47,10 +50,12 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "ArrivalDiffers",
     "AuditFailed",
     "CacheError",
     "CheckFailed",
     "ColumnMismatch",
+    "ConfigError",
     "DataError",
     "DuplicateNameError",
     "DuplicatePartitionError",
@@ -62,6 +67,7 @@ __all__ = [
     "IxtractError",
     "LockError",
     "LockNotAvailable",
+    "NoConfiguration",
     "NoConnectionLeft",
     "NotRecommendedError",
     "OutputNotWritable",
@@ -134,6 +140,14 @@ class StageError(FlowError):
 
 class DuplicateNameError(FlowError):
     """Two things that need different names have the same one."""
+
+
+class NoConfiguration(FlowError, LookupError, FileNotFoundError):
+    """No configuration is open, and no configuration file is found."""
+
+
+class ConfigError(ValidationError):
+    """A key or a value of the configuration is wrong."""
 
 
 class TableNotFound(ValidationError):
@@ -238,6 +252,10 @@ class IngestError(IxflowError):
 
 class DuplicatePartitionError(IngestError):
     """The version has exactly the rows of the version before it; it was not kept."""
+
+
+class ArrivalDiffers(IngestError):
+    """What is there is not what was sent; the batch was rolled back."""
 
 
 class CheckFailed(IngestError):

@@ -142,4 +142,5 @@ def _masked_value(key: str, value: Any) -> Any:
 
 
 def _is_secret(key: str) -> bool:
-    return any(word in key.lower() for word in SECRET_KEYS)
+    # A free section of a configuration may have a number as a key.
+    return any(word in str(key).lower() for word in SECRET_KEYS)

@@ -246,11 +246,12 @@ def _spec(
     place: Mapping[str, Any],
     **options: Any,
 ) -> dg.AssetSpec:
+    version = task.definition.version
     spec = dg.AssetSpec(
         table_key(task.stage, name),
         deps=_deps(task),
         group_name=word(task.stage.name),
-        code_version=task.definition.version,
+        code_version=version if isinstance(version, str) else None,
         description=_description(task),
         metadata={"ixflow/stage": task.stage.name, "ixflow/table": name, **place},
         **options,

@@ -1,4 +1,4 @@
-"""SQL that somebody else wrote, checked before it is put inside of ours.
+"""SQL that somebody else wrote, checked before it is put inside of ours, or cut into statements.
 
 A filter stands within parentheses, a query within a subquery; neither may end them. So the text is
 read as the database would read it: strings, quoted names and comments are skipped, and what is left
@@ -11,15 +11,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ixflow.errors import ValidationError
 
-__all__ = ["Lexicon", "checked_filter", "checked_query"]
+__all__ = ["Lexicon", "checked_filter", "checked_query", "statements_of"]
 
 # As PostgreSQL reads names, in which also a dollar may stand.
 _WORD = re.compile("[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*")
 _DOLLAR = re.compile("\\$(?:[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*)?\\$")
 _READS = ("select", "with", "values", "table", "from")
+_TRANSACTIONS = ("abort", "begin", "commit", "end", "rollback", "start")
 # MySQL and MariaDB run what such comments hold.
 _EXECUTED = re.compile(r"/\*M?!")
 
@@ -81,6 +83,54 @@ def checked_query(text: str, lexicon: Lexicon) -> str:
     return whole
 
 
+def statements_of(text: str, separator: str, lexicon: Lexicon) -> list[str]:
+    """Cut a script at the separators that are outside of strings, quoted names and comments.
+
+    Pieces that hold nothing but comments are left out.
+
+    Raises:
+        ValidationError: the script cannot be read, or begins or ends a transaction.
+
+    >>> statements_of("SELECT ';' AS a; -- one; two", ";", Lexicon())
+    ["SELECT ';' AS a"]
+    """
+    what = "the script"
+    _check_text(what, text)
+    # A separator that is itself a comment, or has a quote, is looked for everywhere.
+    plain = separator.startswith(("--", "/*", "#")) or any(q in separator for q in "'\"")
+    spans = [] if plain else list(_scan(what, text, lexicon, backslash=False))
+    closed = [span for span in spans if span.token in ("", "'")]
+    pieces = [piece.strip() for piece in _cut(text, separator, closed)]
+    found = []
+    for piece in pieces:
+        tokens = _words(what, piece, lexicon, backslash=False)
+        if tokens and tokens[0].lower() in _TRANSACTIONS:
+            reason = f"it holds {tokens[0]}, but runs in the transaction that publishes its tables"
+            raise _refused(what, reason)
+        if tokens:
+            found.append(piece)
+    return found
+
+
+def _cut(text: str, separator: str, closed: list[_Span]) -> Iterator[str]:
+    start, at = 0, text.find(separator)
+    while at >= 0:
+        around = next((span for span in closed if span.start <= at < span.end), None)
+        if around is None:
+            yield text[start:at]
+            start = at + len(separator)
+        at = text.find(separator, start if around is None else around.end)
+    yield text[start:]
+
+
+class _Span(NamedTuple):
+    """A piece of a text, and what it stands for: a quote for all it quotes, nothing if comment."""
+
+    start: int
+    end: int
+    token: str
+
+
 def _refused(what: str, reason: str) -> ValidationError:
     return ValidationError(f"{what} cannot be used: {reason}", argument=what)
 
@@ -95,45 +145,52 @@ def _check_nesting(what: str, tokens: list[str]) -> None:
         raise _refused(what, "it does not close a parenthesis that it has opened")
 
 
-def _tokens(what: str, text: object, lexicon: Lexicon) -> list[str]:
+def _check_text(what: str, text: object) -> str:
     if not isinstance(text, str):
         raise ValidationError(f"{what} is {text!r}; it must be a text of SQL", argument=what)
     if "\x00" in text:
         raise _refused(what, "it holds a NUL character")
-    if _EXECUTED.search(text):
+    return text
+
+
+def _tokens(what: str, text: object, lexicon: Lexicon) -> list[str]:
+    checked = _check_text(what, text)
+    if _EXECUTED.search(checked):
         raise _refused(what, "it holds a comment that some servers execute")
-    found = list(_scan(what, text, lexicon, backslash=False))
-    if lexicon.backslash and found != list(_scan(what, text, lexicon, backslash=True)):
+    found = _words(what, checked, lexicon, backslash=False)
+    if lexicon.backslash and found != _words(what, checked, lexicon, backslash=True):
         reason = "it reads differently where a backslash escapes a quote; double the quote"
         raise _refused(what, reason)
     return found
 
 
-def _scan(what: str, text: str, lexicon: Lexicon, *, backslash: bool) -> Iterator[str]:
-    """Give what is outside of comments: words, single characters, and a quote for all it quotes."""
+def _words(what: str, text: str, lexicon: Lexicon, *, backslash: bool) -> list[str]:
+    spans = _scan(what, text, lexicon, backslash=backslash)
+    return [span.token for span in spans if span.token]
+
+
+def _scan(what: str, text: str, lexicon: Lexicon, *, backslash: bool) -> Iterator[_Span]:
+    """Give comments, quoted things, words and single characters, with their places."""
     at = 0
     while at < len(text):
-        char, two = text[at], text[at : at + 2]
+        start, char, two, token = at, text[at], text[at : at + 2], "'"
         if two == "/*":
-            at = _after_block(what, text, at)
+            at, token = _after_block(what, text, at), ""
         elif (char == "#" and lexicon.hashes) or (two == "--" and _is_comment(text, at, lexicon)):
-            at = _after_line(what, text, at)
+            at, token = _after_line(what, text, at), ""
         elif lexicon.dollars and (tag := _DOLLAR.match(text, at)):
             at = _after(what, text, tag.end(), tag[0])
-            yield "'"
         elif char in lexicon.quotes:
             escaped = backslash and char in "'\""
             at = _after_quoted(what, text, at, lexicon.quotes[char], backslash=escaped)
-            yield "'"
+        elif lexicon.escapes and two in ("e'", "E'"):
+            at = _after_quoted(what, text, at + 1, "'", backslash=True)
         elif word := _WORD.match(text, at):
-            at = word.end()
-            yield word[0]
-            if lexicon.escapes and word[0] in ("e", "E") and text[at : at + 1] == "'":
-                at = _after_quoted(what, text, at, "'", backslash=True)
+            at, token = word.end(), word[0]
         else:
-            at += 1
-            if not char.isspace():
-                yield char
+            at, token = at + 1, char.strip()
+        if token or two in ("/*", "--") or char == "#":
+            yield _Span(start, at, token)
 
 
 def _is_comment(text: str, at: int, lexicon: Lexicon) -> bool:

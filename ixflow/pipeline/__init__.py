@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from ixflow.pipeline.audit import AuditOutcome, AuditResult, audit
-from ixflow.pipeline.config import ConfigContext, create_basic_pipedag_config
+from ixflow.pipeline.auto_version import AUTO_VERSION
+from ixflow.pipeline.basic_config import create_basic_pipedag_config
+from ixflow.pipeline.blob import Blob
+from ixflow.pipeline.blob_store import FileBlobStore, NoBlobStore
+from ixflow.pipeline.config import ConfigContext, StageCommitTechnique
 from ixflow.pipeline.containers import ExternalTableReference, Table
 from ixflow.pipeline.flow import Flow
 from ixflow.pipeline.materialize import materialize
+from ixflow.pipeline.pipedag_config import PipedagConfig
+from ixflow.pipeline.raw_sql import RawSql
 from ixflow.pipeline.result import Result, StageResult, TableResult, TaskState
 from ixflow.pipeline.run import run_flow, run_stage
 from ixflow.pipeline.stage import Stage
 from ixflow.pipeline.task import Task, TaskGetItem
 
 __all__ = [
+    "AUTO_VERSION",
     "AuditOutcome",
     "AuditResult",
+    "Blob",
     "ConfigContext",
     "ExternalTableReference",
+    "FileBlobStore",
     "Flow",
+    "NoBlobStore",
+    "PipedagConfig",
+    "RawSql",
     "Result",
     "Stage",
+    "StageCommitTechnique",
     "StageResult",
     "Table",
     "TableResult",

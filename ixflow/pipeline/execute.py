@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -15,18 +14,34 @@ import sqlalchemy as sa
 
 from ixflow.errors import DuplicateNameError, FlowError, IxflowError, TaskError
 from ixflow.events import TaskFinished, emit
-from ixflow.pipeline.cache import task_key
-from ixflow.pipeline.containers import ExternalTableReference, Table, table_from_form
-from ixflow.pipeline.encoding import MARKER, decoded, encoded, leaves, mapped
-from ixflow.pipeline.outputs import outputs_of, value_form
-from ixflow.pipeline.result import TaskState, item_of, loaded
+from ixflow.pipeline.blob import blob_from_form, blobs_in
+from ixflow.pipeline.blob_store import BlobStore, blob_store
+from ixflow.pipeline.cache import (
+    Rules,
+    lazy_result_key,
+    script_key,
+)
+from ixflow.pipeline.containers import table_from_form
+from ixflow.pipeline.encoding import MARKER, decoded, leaves, mapped
+from ixflow.pipeline.lazy import published_names, table_key, timeless
+from ixflow.pipeline.outputs import Outputs, Placer, outputs_of, wrapped
+from ixflow.pipeline.raw_sql import RawSql, raw_sql_from_form, tables_among
+from ixflow.pipeline.result import Stores, TaskState, item_of, loaded
 from ixflow.pipeline.stage import Stage
 from ixflow.pipeline.task import Task, TaskGetItem
+from ixflow.pipeline.validity import key_of
 from ixflow.secrets import redact
-from ixflow.store import InputRead, SQLTableStore, StageTransaction, StoredResult
+from ixflow.store import (
+    InputRead,
+    Script,
+    SQLTableStore,
+    StageTransaction,
+    StoredResult,
+    TableSpec,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["Outcome", "StageExecution", "decoded_value"]
 
@@ -42,11 +57,19 @@ class Outcome:
     seconds: float
 
 
-def decoded_value(text: str, schema: str) -> Any:
-    """Read a stored value back, its tables in the given schema."""
+def decoded_value(text: str, place: Callable[[str, str], str]) -> Any:
+    """Read a stored value back; ``place`` gives a table's schema by its name and key."""
 
     def special(form: dict[str, Any]) -> Any:
-        return Stage(form["name"]) if form[MARKER] == "stage" else table_from_form(form, schema)
+        if form[MARKER] == "stage":
+            return Stage(form["name"])
+        if form[MARKER] == "blob":
+            return blob_from_form(form)
+        if form[MARKER] == "raw_sql":
+            places = {name: place(name, form["key"]) for name in form["tables"]}
+            return raw_sql_from_form(form, places)
+        known = form[MARKER] == "table" and not form["external"]
+        return table_from_form(form, place(form["name"], form["key"]) if known else "")
 
     return decoded(text, special)
 
@@ -60,20 +83,24 @@ class StageExecution:
         stage: Stage,
         transaction_id: str,
         *,
-        forced: bool,
+        rules: Rules,
+        blobs: BlobStore | None = None,
+        auto_blob: tuple[type, ...] = (),
         value_of: Callable[[Task, Task], Any],
         reads_of: Callable[[Task], Sequence[InputRead]] = lambda _: (),
     ) -> None:
         """Read the state of the stage.
 
-        ``forced`` runs every task though it may be valid; ``value_of(upstream, task)`` gives the
-        value of an upstream task, ``reads_of(task)`` what of it was published by others.
+        ``rules`` say what is valid, ``value_of(upstream, task)`` gives the value of an upstream
+        task, ``reads_of(task)`` what of it was published by others.
         """
         self.stage = stage
         self.transaction = StageTransaction(store, stage.name, transaction_id)
         self.outcomes: dict[Task, Outcome] = {}
         self._store = store
-        self._forced = forced
+        self._rules = rules
+        self._blobs = blobs
+        self._auto_blob = auto_blob
         self._value_of = value_of
         self._reads_of = reads_of
         self._lock = Lock()
@@ -98,15 +125,10 @@ class StageExecution:
                 raise
             raise self._failure(task, error) from error
         self.outcomes[task] = outcome
-        known = self._tables(outcome)
-        rows = sum(known[name].rows for name in outcome.result.tables) if known else None
+        pairs = outcome.result.pairs()
+        rows = sum(self.transaction.located(*pair)[1].rows for pair in pairs) if pairs else None
         emit(TaskFinished(self.stage.name, task.name, outcome.state, outcome.seconds, rows))
         return outcome
-
-    def _tables(self, outcome: Outcome) -> Mapping[str, Any]:
-        where = self.transaction
-        published = where.published.whole(outcome.result.task_key)
-        return where.published.tables if published else where.held.tables
 
     def _failure(self, task: Task, error: Exception) -> TaskError:
         said = str(error.orig) if isinstance(error, sa.exc.DBAPIError) else str(error)
@@ -117,7 +139,7 @@ class StageExecution:
 
     def _outcome(self, task: Task, start: float) -> Outcome:
         arguments = self._resolved(task)
-        key, versioned = self._key(task, arguments)
+        key, versioned = key_of(task, arguments, self._rules, self.transaction, self._store)
         with self._lock:
             future = self._memo.get(key)
             if future is None:
@@ -146,43 +168,99 @@ class StageExecution:
         found: dict[str, Any] = mapped(dict(task.arguments.arguments), change)
         return found
 
-    def _key(self, task: Task, arguments: dict[str, Any]) -> tuple[str, bool]:
-        """Give the cache key, and whether equal keys mean equal content."""
-        where = f"the arguments of task {self.stage.name}.{task.name}"
-        cached = None
-        if task.definition.cache is not None:
-            answer = _call(task.definition.cache, task, arguments)
-            cached = encoded(answer, value_form, where=f"the cache function of {task.name}")
-        external = cached is None and any(_is_external(leaf) for leaf in leaves(arguments))
-        versioned = task.definition.version is not None and not external
-        # A task that always runs has a key of this attempt: a retry finds it, the next run not.
-        version = task.definition.version if versioned else f"always {self.transaction.schema}"
-        inputs = encoded(arguments, value_form, where=where)
-        return task_key(task.name, version or "", inputs, cached), versioned
-
     def _fresh_or_stored(
         self, task: Task, key: str, arguments: dict[str, Any], start: float, *, versioned: bool
     ) -> Outcome:
-        published = self.transaction.published.whole(key) if versioned else None
-        if published is not None and not self._forced:
-            return self._stored(task, published, TaskState.CACHE_VALID, start)
-        held = self.transaction.held.whole(key)
-        if held is not None:
-            return self._stored(task, held, TaskState.RESUMED, start)
-        returned = self._called(task, arguments)
-        self.transaction.begin()
+        if not task.definition.lazy:
+            published = self.transaction.published.whole(key) if versioned else None
+            if published is not None and not self._rules.forced and self._has_blobs(published):
+                return self._stored(task, published, TaskState.CACHE_VALID, start)
+            held = self.transaction.held.whole(key)
+            if held is not None and self._has_blobs(held):
+                return self._stored(task, held, TaskState.RESUMED, start)
+        returned = wrapped(self._called(task, arguments), self._auto_blob)
         self._refuse_forgotten_return(task, returned)
-        outputs = outputs_of(task, key, returned, self.transaction.schema)
+        inputs = leaves(arguments)
+        schemas = {self.transaction.schema: self.transaction.published_schema}
+        schemas.update(published_names(inputs, self._store))
+        run_before = mapped(returned, lambda leaf: self._ran(task, key, leaf, inputs, schemas))
+        outputs = outputs_of(task, key, run_before, self._placer(task, key, schemas))
         for table in outputs.external:
             self.transaction.check_external(table)
-        names = tuple(write.spec.name for write in outputs.writes)
-        self._register(task, key, names)
-        result = StoredResult(task.position, task.name, key, outputs.json, names)
-        version = key if versioned else None
+        self._store_blobs(task, key, outputs.blobs)
+        result = self._result(task, key, outputs)
+        self._register(task, key, result.tables)
+        state = self._kept(task, outputs, result, data_version=key if versioned else None)
+        return Outcome(task, outputs.value, result, state, time.monotonic() - start)
+
+    def _placer(self, task: Task, key: str, schemas: Mapping[str, str]) -> Placer:
+        """Say where a table that was returned will be: a valid one of a lazy task stays."""
+
+        def place(obj: Any, spec: TableSpec) -> tuple[str | None, str]:
+            if not task.definition.lazy:
+                return None, self.transaction.schema
+            own = table_key(key, obj, spec, self._store, schemas)
+            valid = not self._rules.forced and self.transaction.published.table(spec.name, own)
+            return own, self.transaction.published_schema if valid else self.transaction.schema
+
+        return place
+
+    def _ran(
+        self, task: Task, key: str, leaf: Any, inputs: Sequence[Any], schemas: Mapping[str, str]
+    ) -> Any:
+        """Run a script unless what it makes is there; give other leaves as they are."""
+        if not isinstance(leaf, RawSql) or leaf.stage is not None:
+            return leaf
+        if leaf.sql is None:
+            msg = f"task {task.stage.name}.{task.name} returned a RawSql without a script"
+            raise FlowError(msg, stage=task.stage.name, task=task.name)
+        own = script_key(key, leaf.name or "", leaf.separator + timeless(leaf.sql, schemas))
+        made = {} if self._rules.forced else self.transaction.made_by(own)
+        if not made:
+            self.transaction.begin()
+            beside = _tables_in(inputs, self.transaction.published_schema)
+            script = Script(leaf.sql, leaf.separator, own, beside)
+            made = self.transaction.run_script(task.name, script, replaces=task.is_unique)
+        return leaf.stored(stage=task.stage.name, key=own, tables=made)
+
+    def _store_blobs(self, task: Task, key: str, found: Sequence[tuple[str, Any]]) -> None:
+        """Write blobs before the result that names them; one too many is collected later."""
+        for name, obj in found:
+            self._register(task, key, (f"blob {name}",))
+            blob_store(self._blobs, self.stage.name).write(self.stage.name, name, key, obj)
+
+    def _has_blobs(self, result: StoredResult) -> bool:
+        """Say whether the blobs of a result are still there."""
+        stage = self.stage.name
+        named = blobs_in(result.output)
+        return not named or all(blob_store(self._blobs, stage).holds(stage, *n) for n in named)
+
+    def _result(self, task: Task, key: str, outputs: Outputs) -> StoredResult:
+        pairs = [(write.spec.name, write.key or key) for write in outputs.writes]
+        pairs += outputs.scripted
+        names = tuple(name for name, _ in pairs)
+        keys = tuple(own for _, own in pairs)
+        lazy = task.definition.lazy
+        own = lazy_result_key(key, outputs.json) if lazy else key
+        only = all(table == own for table in keys)
+        return StoredResult(
+            task.position, task.name, own, outputs.json, names, () if only else keys
+        )
+
+    def _kept(
+        self, task: Task, outputs: Outputs, result: StoredResult, *, data_version: str | None
+    ) -> TaskState:
+        """Write what is not there yet."""
+        where, lazy = self.transaction, task.definition.lazy
+        if lazy and not self._rules.forced and where.published.whole(result.task_key):
+            return TaskState.CACHE_VALID
+        writes = outputs.writes
+        if lazy and not self._rules.forced:
+            writes = tuple(w for w in writes if not where.has(w.spec.name, str(w.key)))
+        where.begin()
         reads = self._reads_of(task)
-        self.transaction.write(result, outputs.writes, data_version=version, inputs=reads)
-        seconds = time.monotonic() - start
-        return Outcome(task, outputs.value, result, TaskState.COMPLETED, seconds)
+        where.write(result, writes, data_version=data_version, inputs=reads)
+        return TaskState.COMPLETED
 
     def _refuse_forgotten_return(self, task: Task, returned: Any) -> None:
         """Keep a task that forgot its `return` from taking its published table away."""
@@ -197,14 +275,16 @@ class StageExecution:
 
     def _stored(self, task: Task, found: StoredResult, state: TaskState, start: float) -> Outcome:
         self._register(task, found.task_key, found.tables)
-        value = decoded_value(found.output, self.transaction.locate(found.task_key))
+        where = self.transaction
+        value = decoded_value(found.output, lambda name, key: where.located(name, key)[0])
         return Outcome(task, value, _placed(found, task), state, time.monotonic() - start)
 
     def _called(self, task: Task, arguments: dict[str, Any]) -> Any:
         type_ = task.input_type
-        frames = {name: loaded(self._store, value, type_) for name, value in arguments.items()}
+        stores = Stores(self._store, self._blobs)
+        frames = {name: loaded(stores, value, type_) for name, value in arguments.items()}
         try:
-            return _call(task.fn, task, frames)
+            return task.call(task.fn, frames)
         except Exception as error:
             raise self._failure(task, error) from error
 
@@ -223,11 +303,7 @@ def _placed(result: StoredResult, task: Task) -> StoredResult:
     return dataclasses.replace(result, position=task.position, task=task.name)
 
 
-def _call(fn: Callable[..., Any], task: Task, arguments: dict[str, Any]) -> Any:
-    bound = inspect.BoundArguments(task.arguments.signature, arguments)
-    return fn(*bound.args, **bound.kwargs)
-
-
-def _is_external(leaf: Any) -> bool:
-    external = isinstance(leaf, Table) and leaf.external is not None
-    return external or isinstance(leaf, ExternalTableReference)
+def _tables_in(inputs: Iterable[Any], schema: str) -> dict[str, str]:
+    """Find the tables among a task's inputs that are in a schema."""
+    places = [table.location for table in tables_among(inputs) if table.location is not None]
+    return {place.name: schema for place in places if place.schema == schema}

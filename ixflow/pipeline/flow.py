@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from ixflow.errors import FlowError
 from ixflow.events import Event
+from ixflow.pipeline import visualize
+from ixflow.pipeline.cache import Rules
 from ixflow.pipeline.config import ConfigContext
 from ixflow.pipeline.containers import normalised
 from ixflow.pipeline.context import Declaration, declaration
-from ixflow.pipeline.result import Result, TaskState
+from ixflow.pipeline.pipedag_config import PipedagConfig, configured
+from ixflow.pipeline.result import Result, Subflow, TaskState
 from ixflow.pipeline.run import Run, relocated, run_flow
 from ixflow.pipeline.stage import Stage
 from ixflow.pipeline.task import Task, TaskGetItem
@@ -80,8 +84,9 @@ class Flow:
     def run(
         self,
         *components: Task | TaskGetItem | Stage,
-        config: ConfigContext | None = None,
+        config: ConfigContext | PipedagConfig | None = None,
         fail_fast: bool | None = None,
+        ignore_cache_function: bool = False,
         transaction_id: str | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> Result:
@@ -89,8 +94,10 @@ class Flow:
 
         Without components everything runs and each stage is published when it is complete. Stages
         run with those nested in them and are published. Tasks run though they are valid, and are
-        not published. ``config`` defaults to the innermost open `ConfigContext`. A failed run is
-        taken up again by another with the same ``transaction_id``.
+        not published. ``config`` defaults to the innermost open `ConfigContext`, else to what
+        `PipedagConfig.default` says of this flow; tasks find it with `ConfigContext.get`.
+        ``ignore_cache_function`` takes results as valid whatever cache functions say. A failed run
+        is taken up again by another with the same ``transaction_id``.
 
         Raises:
             FlowError: the components are of two kinds or of another flow, or there is no
@@ -103,20 +110,26 @@ class Flow:
         if declaration.get() is not None:
             msg = f"flow {self.name} cannot run within its own `with` block; run it after"
             raise FlowError(msg, flow=self.name)
-        chosen = config or ConfigContext.get()
         tasks, commits = self._selection(components)
-        run, error = run_flow(
-            tasks,
-            commits,
-            chosen.table_store,
-            transaction_id=transaction_id,
-            forced=not commits,
-            max_workers=chosen.max_workers,
-            on_event=on_event,
-        )
+        with configured(config, self.name) as chosen:
+            run, error = run_flow(
+                tasks,
+                commits,
+                chosen.table_store,
+                transaction_id=transaction_id,
+                rules=Rules(
+                    forced=not commits or chosen.force_task_execution,
+                    ignore_cache_function=ignore_cache_function or chosen.ignore_cache_function,
+                    ignore_task_version=chosen.ignore_task_version,
+                ),
+                blobs=chosen.blob_store,
+                auto_blob=chosen.auto_blob,
+                max_workers=chosen.max_workers,
+                on_event=on_event,
+            )
         if error is not None and (chosen.fail_fast if fail_fast is None else fail_fast):
             raise error
-        return self._result(run, error, chosen)
+        return self._result(run, error, chosen, Subflow(self, frozenset(tasks), frozenset(commits)))
 
     def _selection(
         self, components: Sequence[Task | TaskGetItem | Stage]
@@ -136,7 +149,9 @@ class Flow:
         tasks = [task for task in self.tasks if task in wanted or task.stage in chosen]
         return tasks, [stage for stage in self.stages.values() if stage in chosen]
 
-    def _result(self, run: Run, error: Exception | None, config: ConfigContext) -> Result:
+    def _result(
+        self, run: Run, error: Exception | None, config: ConfigContext, subflow: Subflow
+    ) -> Result:
         values = {
             task: relocated(run, outcome.value, task.stage)
             for task, outcome in run.outcomes.items()
@@ -153,7 +168,43 @@ class Flow:
             exception=error,
             stages=dict(run.results),
             store=run.store,
+            subflow=subflow,
         )
+
+    def visualize(self, result: Result | None = None) -> Any:
+        """Show the flow as a graph, in a notebook or in a viewer; needs pydot and Graphviz.
+
+        With a ``result``, the tasks have the colours of their states.
+
+        Raises:
+            FlowError: one of them is not installed.
+
+        """
+        return visualize.show(visualize.graph_of(self, result))
+
+    def visualize_url(self, result: Result | None = None) -> str:
+        """Give a URL at which the configuration's Kroki server shows the flow as a graph.
+
+        Nothing is sent before the URL is opened; the names of stages and tasks are within it.
+
+        Raises:
+            FlowError: the configuration has ``kroki_url: null``.
+
+        """
+        dot = visualize.dot_of(visualize.graph_of(self, result))
+        with contextlib.ExitStack() as stack:
+            config = None if result is None else result.config_context
+            config = config or stack.enter_context(configured(None, self.name))
+            return visualize.url_of(dot, config.kroki_url)
+
+    def visualize_pydot(self, result: Result | None = None) -> Any:
+        """Give the flow as a `pydot.Dot`; needs pydot, but no Graphviz.
+
+        Raises:
+            FlowError: pydot is not installed.
+
+        """
+        return visualize.pydot_of(visualize.graph_of(self, result))
 
     def to_definitions(self, **options: Any) -> Any:
         """Give the flow as Dagster definitions: a subsettable multi-asset a stage.

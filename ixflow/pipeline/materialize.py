@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 from ixflow.errors import FlowError, StageError
+from ixflow.pipeline.auto_version import AutoVersion, check_auto_version
+from ixflow.pipeline.blob import Blob
 from ixflow.pipeline.containers import Table, normalised
 from ixflow.pipeline.context import declaration
 from ixflow.pipeline.encoding import mapped
+from ixflow.pipeline.raw_sql import RawSql
 from ixflow.pipeline.task import Task, TaskDefinition
 
 __all__ = ["MaterializingTask", "materialize"]
@@ -60,7 +63,9 @@ class MaterializingTask:
 
 
 def _unwrapped(leaf: Any) -> Any:
-    return leaf.obj if isinstance(leaf, Table) else leaf
+    if isinstance(leaf, RawSql):
+        return leaf.sql
+    return leaf.obj if isinstance(leaf, (Blob, Table)) else leaf
 
 
 @overload
@@ -72,8 +77,9 @@ def materialize(
     *,
     name: str | None = None,
     input_type: type | None = None,
-    version: str | None = None,
+    version: str | AutoVersion | None = None,
     cache: Callable[..., Any] | None = None,
+    lazy: bool = False,
     nout: int = 1,
     outputs: Sequence[str] | None = None,
 ) -> Callable[[Callable[..., Any]], MaterializingTask]: ...
@@ -85,8 +91,9 @@ def materialize(
     *,
     name: str | None = None,
     input_type: type | None = None,
-    version: str | None = None,
+    version: str | AutoVersion | None = None,
     cache: Callable[..., Any] | None = None,
+    lazy: bool = False,
     nout: int = 1,
     outputs: Sequence[str] | None = None,
 ) -> Any:
@@ -95,8 +102,11 @@ def materialize(
     ``input_type`` is the type as which tables arrive (pandas.DataFrame, polars.DataFrame or
     LazyFrame, pyarrow.Table, sqlalchemy.Table); without one they arrive as (name, schema).
     ``version`` is changed with the function's meaning: an equal version on equal inputs is not
-    run again; without one the task runs every time, and so does what follows. ``cache`` is called
+    run again; without one the task runs every time, and so does what follows; with `AUTO_VERSION`
+    it is a hash of the plan that the function makes of empty LazyFrames. ``cache`` is called
     with the task's arguments, tables as references, and what it returns decides validity too.
+    A ``lazy`` task's function is called every time, and needs no version: its tables are made again
+    when the texts of its queries (`sqlalchemy` selects, `RawSql`), or its frames' contents, change.
     ``nout`` is the number of elements that unpacking the call gives. ``outputs`` names the tables
     that the task returns, when they are several or not called like the task: a dict's by its keys,
     a list's or tuple's in order.
@@ -111,14 +121,17 @@ def materialize(
     (1, 2)
     """
     _check("nout", nout, "a whole number from 1", type(nout) is int and nout > 0)
-    _check("version", version, "text, such as '1.0'", isinstance(version, (str, type(None))))
+    fits = isinstance(version, (str, AutoVersion, type(None)))
+    _check("version", version, "text, such as '1.0'", fits)
     _check("outputs", outputs, "a list of names", not isinstance(outputs, str))
     names = None if outputs is None else tuple(normalised(output) for output in outputs)
 
     def decorate(function: Callable[..., Any]) -> MaterializingTask:
         called = name or function.__name__
+        if isinstance(version, AutoVersion):
+            check_auto_version(called, input_type, lazy=lazy)
         return MaterializingTask(
-            TaskDefinition(function, called, input_type, version, cache, nout, names)
+            TaskDefinition(function, called, input_type, version, cache, nout, names, lazy)
         )
 
     return decorate if fn is None else decorate(fn)

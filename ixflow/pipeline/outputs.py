@@ -2,71 +2,121 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ixflow.errors import DuplicateNameError, FlowError
+from ixflow.pipeline.blob import Blob, blob_form
 from ixflow.pipeline.containers import ExternalTableReference, Table, normalised, table_form
 from ixflow.pipeline.encoding import encoded, leaves, mapped
+from ixflow.pipeline.raw_sql import RawSql, raw_sql_form
 from ixflow.pipeline.task import Task, stage_form
 from ixflow.store import TableWrite
 from ixflow.store.frames import TableSpec, is_frame
 from ixflow.values import TableName
 
-__all__ = ["Outputs", "outputs_of", "value_form"]
+__all__ = ["Outputs", "Placer", "outputs_of", "value_form", "wrapped"]
+
+#: Gives, for an object and how it shall be stored, the table's own key if it has one, and the
+#: schema where consumers find it.
+Placer = Callable[[Any, TableSpec], tuple[str | None, str]]
 
 _SUFFIX_OF_KEY = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """A task's value with references for tables, also as JSON, and the tables to write or check."""
+    """A task's value with references for tables, also as JSON, and the tables that belong to it.
+
+    ``writes`` are those that were returned as frames or queries, ``scripted`` the names and keys
+    of those that scripts have made, ``external`` those that something else writes, ``blobs`` the
+    objects to store with their names.
+    """
 
     value: Any
     writes: tuple[TableWrite, ...]
+    scripted: tuple[tuple[str, str], ...]
     external: tuple[TableName, ...]
+    blobs: tuple[tuple[str, Any], ...]
     json: str
 
 
 def value_form(leaf: Any) -> dict[str, Any] | None:
     """Write the leaves that a task's value may hold as JSON."""
-    return table_form(leaf) or stage_form(leaf)
+    return table_form(leaf) or raw_sql_form(leaf) or blob_form(leaf) or stage_form(leaf)
 
 
-def outputs_of(task: Task, key: str, returned: Any, schema: str) -> Outputs:
-    """Name the tables that the function returned and take the rows out of its value.
+def wrapped(returned: Any, auto_blob: tuple[type, ...] = ()) -> Any:
+    """Put what is to be stored into a `Table` or a `Blob`, where the function has not.
+
+    ``auto_blob`` are the types whose objects are blobs.
+    """
+
+    def wrap(leaf: Any) -> Any:
+        if isinstance(leaf, auto_blob):
+            return Blob(leaf)
+        return _wrapped(leaf)
+
+    return mapped(returned, wrap)
+
+
+def outputs_of(task: Task, key: str, returned: Any, place: Placer) -> Outputs:
+    """Name the tables of a wrapped value and take the rows out of it; its scripts have run.
 
     Raises:
         FlowError: something was returned that cannot be stored, or not the declared tables.
         DuplicateNameError: two tables have the same name.
 
     """
-    wrapped = mapped(returned, _wrapped)
-    tables = [leaf for leaf in leaves(wrapped) if isinstance(leaf, Table)]
+    found = leaves(returned)
+    tables = [leaf for leaf in found if isinstance(leaf, Table)]
     if any(table.obj is None for table in tables):
         msg = f"task {task.stage.name}.{task.name} returned a Table without an object"
         raise FlowError(msg, stage=task.stage.name, task=task.name)
-    names = _names(task, key, wrapped, tables)
-    references = {
-        id(table): table.stored(name, stage=task.stage.name, key=key, schema=schema)
-        for table, name in zip(tables, names, strict=True)
-    }
-    value = mapped(wrapped, lambda leaf: references.get(id(leaf), leaf))
+    scripts = [leaf for leaf in found if isinstance(leaf, RawSql)]
+    scripted = tuple((name, str(script.cache_key)) for script in scripts for name in script)
+    names = _names(task, key, returned, tables, [name for name, _ in scripted])
+    references: dict[int, Any] = {}
+    writes = []
+    for table, name in zip(tables, names, strict=True):
+        spec = TableSpec(name, table.primary_key, table.indexes, table.type_map)
+        own, schema = (None, "") if table.external else place(table.obj, spec)
+        made = table.stored(name, stage=task.stage.name, key=own or key, schema=schema)
+        references[id(table)] = made
+        if table.external is None:
+            writes.append(TableWrite(table.obj, spec, own))
+    blobs = _blobs(task, key, [leaf for leaf in found if isinstance(leaf, Blob)])
+    for blob, name in blobs:
+        references[id(blob)] = blob.stored(name, stage=task.stage.name, key=key)
+    value = mapped(returned, lambda leaf: references.get(id(leaf), leaf))
     where = f"the result of task {task.stage.name}.{task.name}"
-    writes = tuple(
-        TableWrite(table.obj, TableSpec(name, table.primary_key, table.indexes, table.type_map))
-        for table, name in zip(tables, names, strict=True)
-        if table.external is None
-    )
     external = tuple(table.external.location for table in tables if table.external is not None)
-    return Outputs(value, writes, external, encoded(value, value_form, where=where))
+    json = encoded(value, value_form, where=where)
+    objects = tuple((name, blob.obj) for blob, name in blobs)
+    return Outputs(value, tuple(writes), scripted, external, objects, json)
+
+
+def _blobs(task: Task, key: str, found: list[Blob[Any]]) -> list[tuple[Blob[Any], str]]:
+    if found and task.definition.lazy:
+        msg = f"task {task.stage.name}.{task.name} is lazy, so it cannot return a Blob"
+        raise FlowError(msg, stage=task.stage.name, task=task.name)
+    named = []
+    for number, blob in enumerate(found):
+        suffix = f"{key[:_SUFFIX_OF_KEY]}_{number:04d}"
+        name = blob.name or normalised(task.name) + (f"_{suffix}" if len(found) > 1 else "")
+        named.append((blob, name.removesuffix("%%") + suffix if name.endswith("%%") else name))
+    _check_twice(task, "blobs", [name for _, name in named])
+    return named
 
 
 def _wrapped(leaf: Any) -> Any:
     return Table(leaf) if isinstance(leaf, ExternalTableReference) or is_frame(leaf) else leaf
 
 
-def _names(task: Task, key: str, value: Any, tables: list[Table[Any]]) -> list[str]:
+def _names(
+    task: Task, key: str, value: Any, tables: list[Table[Any]], scripted: list[str]
+) -> list[str]:
     declared = _declared_names(task, value)
     alone = sum(table.name is None for table in tables) == 1 and task.is_unique
     names = []
@@ -79,7 +129,7 @@ def _names(task: Task, key: str, value: Any, tables: list[Table[Any]]) -> list[s
             name = name.removesuffix("%%") + suffix
         names.append(name)
     own = [name for name, table in zip(names, tables, strict=True) if table.external is None]
-    _check_names(task, own)
+    _check_names(task, own + scripted)
     return names
 
 
@@ -96,12 +146,19 @@ def _declared_names(task: Task, value: Any) -> dict[int, str]:
     return {id(table): name for table, name in zip(tables, outputs, strict=False)}
 
 
-def _check_names(task: Task, names: list[str]) -> None:
-    where = f"task {task.stage.name}.{task.name}"
+def _check_twice(task: Task, kind: str, names: list[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        msg = f"{where} returned two tables called {twice[0]!r}; end a name with %% to keep apart"
+        msg = (
+            f"task {task.stage.name}.{task.name} returned two {kind} called {twice[0]!r}; end a "
+            f"name with %% to keep apart"
+        )
         raise DuplicateNameError(msg, stage=task.stage.name, task=task.name, name=twice[0])
+
+
+def _check_names(task: Task, names: list[str]) -> None:
+    where = f"task {task.stage.name}.{task.name}"
+    _check_twice(task, "tables", names)
     declared = task.definition.outputs
     if declared is not None and set(declared) != set(names):
         msg = f"{where} declares outputs={sorted(declared)} but returned tables {sorted(names)}"

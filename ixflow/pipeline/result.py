@@ -5,20 +5,33 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ixflow.errors import TaskError, ValidationError
+from ixflow.pipeline.blob import Blob
+from ixflow.pipeline.blob_store import BlobStore, blob_store
 from ixflow.pipeline.containers import ExternalTableReference, Table
 from ixflow.pipeline.encoding import mapped
+from ixflow.pipeline.raw_sql import RawSql
 from ixflow.pipeline.task import Task, TaskGetItem
 
 if TYPE_CHECKING:
     from ixflow.pipeline.audit import AuditOutcome
     from ixflow.pipeline.config import ConfigContext
     from ixflow.pipeline.flow import Flow
+    from ixflow.pipeline.stage import Stage
     from ixflow.store import SQLTableStore, TableColumn
 
-__all__ = ["Result", "StageResult", "TableResult", "TaskState", "item_of", "loaded"]
+__all__ = [
+    "Result",
+    "StageResult",
+    "Stores",
+    "Subflow",
+    "TableResult",
+    "TaskState",
+    "item_of",
+    "loaded",
+]
 
 
 class TaskState(enum.StrEnum):
@@ -95,12 +108,22 @@ class StageResult:
         raise KeyError(msg)
 
 
+@dataclass(frozen=True, slots=True)
+class Subflow:
+    """The part of a flow that a run was asked for."""
+
+    flow: Flow
+    selected_tasks: frozenset[Task]
+    selected_stages: frozenset[Stage]
+
+
 @dataclass(slots=True)
 class Result:
     """What the run of a flow did.
 
     ``task_values`` holds what tasks returned, with references in place of tables; ``get`` loads
-    them. ``exception`` is the error that ended the run, None if it was ``successful``.
+    them. ``exception`` is the error that ended the run, None if it was ``successful``. ``subflow``
+    is what was selected, ``underlying`` what the engine that ran it made of it, if one did.
     """
 
     flow: Flow
@@ -111,6 +134,20 @@ class Result:
     exception: Exception | None = None
     stages: Mapping[str, StageResult] = field(default_factory=dict)
     store: SQLTableStore | None = None
+    subflow: Subflow | None = None
+    underlying: Any = None
+
+    def visualize(self) -> Any:
+        """Show the flow and what came of its tasks; see `Flow.visualize`."""
+        return self.flow.visualize(self)
+
+    def visualize_url(self) -> str:
+        """Give a URL that shows the flow and what came of its tasks."""
+        return self.flow.visualize_url(self)
+
+    def visualize_pydot(self) -> Any:
+        """Give a `pydot.Dot` of the flow and what came of its tasks."""
+        return self.flow.visualize_pydot(self)
 
     def get(self, task: Task | TaskGetItem, as_type: type | None = None) -> Any:
         """Load what a task returned; tables as ``as_type``, or as the task's own input type.
@@ -128,7 +165,11 @@ class Result:
         value = self.task_values[root]
         if isinstance(task, TaskGetItem):
             value = item_of(value, task)
-        return loaded(self.store, value, as_type or root.input_type)
+        kind = as_type or root.input_type
+        if self.config_context is None:
+            return loaded(Stores(self.store), value, kind)
+        with self.config_context as config:
+            return loaded(Stores(config.table_store, config.blob_store), value, kind)
 
 
 def item_of(value: Any, item: TaskGetItem) -> Any:
@@ -150,12 +191,25 @@ def item_of(value: Any, item: TaskGetItem) -> Any:
     return value
 
 
-def loaded(store: SQLTableStore, value: Any, type_: Any) -> Any:
-    """Read every table reference in a value as a type of frame."""
+class Stores(NamedTuple):
+    """Where tables and blobs are read from; there need not be blobs."""
+
+    tables: SQLTableStore
+    blobs: BlobStore | None = None
+
+
+def loaded(stores: Stores, value: Any, type_: Any) -> Any:
+    """Read every reference in a value: tables as a type of frame, blobs as they were."""
 
     def load(leaf: Any) -> Any:
         if isinstance(leaf, (Table, ExternalTableReference)) and leaf.location is not None:
-            return store.read(leaf.location, type_)
+            return stores.tables.read(leaf.location, type_)
+        if isinstance(leaf, Blob):
+            stage = str(leaf.stage)
+            blobs = blob_store(stores.blobs, stage)
+            return blobs.read(stage, str(leaf.name), str(leaf.cache_key))
+        if isinstance(leaf, RawSql):
+            return leaf.with_tables({name: load(table) for name, table in leaf.items()})
         return leaf
 
     return mapped(value, load)

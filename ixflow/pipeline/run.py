@@ -14,15 +14,17 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from threading import Lock
 from typing import Any
 
-from ixflow.errors import CacheError, InputChanged, StageError
+from ixflow.errors import CacheError, InputChanged
 from ixflow.events import Event, StagePublished, emit, listen
 from ixflow.pipeline.audit import AuditOutcome, judged, judged_one
-from ixflow.pipeline.containers import normalised
+from ixflow.pipeline.blob import blobs_in
+from ixflow.pipeline.blob_store import BlobStore
+from ixflow.pipeline.cache import Rules
 from ixflow.pipeline.context import undeclared
 from ixflow.pipeline.encoding import mapped
 from ixflow.pipeline.execute import Outcome, StageExecution, decoded_value
 from ixflow.pipeline.result import StageResult, TableResult
-from ixflow.pipeline.schedule import Node, dependencies, run_graph
+from ixflow.pipeline.schedule import Node, dependencies, making, run_graph
 from ixflow.pipeline.stage import Stage
 from ixflow.pipeline.task import Task
 from ixflow.store import InputRead, SQLTableStore, StageState
@@ -32,6 +34,7 @@ __all__ = ["Run", "audit_published", "relocated", "run_flow", "run_stage"]
 
 _log = logging.getLogger("ixflow.pipeline")
 _TRIES = 3
+_USUAL = Rules()
 
 
 class Run:
@@ -45,7 +48,9 @@ class Run:
         *,
         transaction_id: str,
         full: bool = True,
-        forced: bool = False,
+        rules: Rules = _USUAL,
+        blobs: BlobStore | None = None,
+        auto_blob: tuple[type, ...] = (),
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
         self.store = store
@@ -56,7 +61,9 @@ class Run:
         self.outcomes: dict[Task, Outcome] = {}
         self.results: dict[str, StageResult] = {}
         self._full = full
-        self._forced = forced
+        self._rules = rules
+        self.blobs = blobs
+        self._auto_blob = auto_blob
         self._on_event = on_event
         self._reset()
 
@@ -114,7 +121,9 @@ class Run:
                     self.store,
                     stage,
                     self.transaction_id,
-                    forced=self._forced,
+                    rules=self._rules,
+                    blobs=self.blobs,
+                    auto_blob=self._auto_blob,
                     value_of=self._value_of,
                     reads_of=self._reads_of,
                 )
@@ -140,7 +149,8 @@ class Run:
             raise CacheError(msg, stage=name, task=upstream.name)
         read = InputRead(name, upstream.position, found.output)
         self._reads.setdefault(task, set()).add(read)
-        return decoded_value(found.output, self.store.schema(name))
+        schema = self.store.schema(name)
+        return decoded_value(found.output, lambda *_: schema)
 
     def _reads_of(self, *tasks: Task) -> list[InputRead]:
         """List what these tasks have read of other stages and of tasks that are not selected."""
@@ -174,6 +184,14 @@ class Run:
         )
         if done.changed:
             emit(StagePublished(stage.name, done.version, done.published))
+        if done.changed and self.blobs is not None:
+            self._collect_blobs(stage, self.blobs)
+
+    def _collect_blobs(self, stage: Stage, blobs: BlobStore) -> None:
+        """Remove the blobs that no result of the stage refers to, published or not."""
+        with self.store.begin() as conn:
+            outputs = self.store.metadata.all_outputs(conn, self.store.schema(stage.name))
+        blobs.collect(stage.name, frozenset().union(*map(blobs_in, outputs)))
 
     def stage_result(
         self,
@@ -208,9 +226,9 @@ class Run:
         places = {} if self._full else dict.fromkeys(where.published.tables, where.published_schema)
         new: set[str] = set()
         for outcome in outcomes:
-            place = where.locate(outcome.result.task_key)
-            places.update(dict.fromkeys(outcome.result.tables, place))
-            new.update(outcome.result.tables if place == where.schema else ())
+            found = {name: where.located(name, key)[0] for name, key in outcome.result.pairs()}
+            places.update(found)
+            new.update(name for name, place in found.items() if place == where.schema)
         return judged(self.store, stage, places, new, transaction_schema=where.schema)
 
 
@@ -220,10 +238,8 @@ def _table_results(
     where = execution.transaction
     found = {}
     for outcome in outcomes:
-        key = outcome.result.task_key
-        state = where.published if where.published.whole(key) else where.held
-        for name in outcome.result.tables:
-            table = state.tables[name]
+        for name, key in outcome.result.pairs():
+            _, table = where.located(name, key)
             found[name] = TableResult(
                 name,
                 outcome.task.name,
@@ -243,6 +259,7 @@ def run_stage(
     transaction_id: str | None = None,
     tables: Collection[str] | None = None,
     commit: bool = True,
+    blobs: BlobStore | None = None,
     max_workers: int = 4,
     on_event: Callable[[Event], None] | None = None,
 ) -> StageResult:
@@ -263,13 +280,14 @@ def run_stage(
     >>> result["orders"].rows  # doctest: +SKIP
     200000
     """
-    selected = stage.tasks if tables is None else _making(stage, tables)
+    selected = stage.tasks if tables is None else making(stage, tables)
     run = Run(
         store,
         selected,
         [stage] if commit else [],
         transaction_id=transaction_id or new_run_id(),
         full=tables is None,
+        blobs=blobs,
         on_event=on_event,
     )
     run.run(max_workers)
@@ -288,49 +306,31 @@ def audit_published(stage: Stage, store: SQLTableStore) -> tuple[AuditOutcome, .
         return tuple(judged_one(store, stage, audit, places) for audit in stage.audits)
 
 
-def _making(stage: Stage, tables: Collection[str]) -> list[Task]:
-    """Find the tasks that make these tables, with those upstream that only make constants."""
-    wanted = {normalised(table) for table in tables}
-    known = set(stage.output_names)
-    if not wanted <= known:
-        unknown = ", ".join(sorted(wanted - known))
-        msg = f"stage {stage.name} makes no {unknown}; it makes {', '.join(sorted(known))}"
-        raise StageError(msg, stage=stage.name, tables=sorted(wanted - known))
-    chosen = {task for task in stage.tasks if wanted.intersection(task.output_names)}
-    grown = True
-    while grown:
-        constants = {
-            upstream
-            for task in chosen
-            for upstream in task.upstream
-            if upstream.stage == stage and upstream.definition.outputs == ()
-        }
-        grown = not constants <= chosen
-        chosen |= constants
-    return [task for task in stage.tasks if task in chosen]
-
-
 def run_flow(
     tasks: Sequence[Task],
     commits: Collection[Stage],
     store: SQLTableStore,
     *,
     transaction_id: str | None = None,
-    forced: bool = False,
+    rules: Rules = _USUAL,
+    blobs: BlobStore | None = None,
+    auto_blob: tuple[type, ...] = (),
     max_workers: int = 4,
     on_event: Callable[[Event], None] | None = None,
 ) -> tuple[Run, Exception | None]:
     """Run tasks of one or several stages; give the run and the error that ended it.
 
-    Stages that do not wait for each other run side by side. ``forced`` runs the tasks though
-    their results are valid.
+    Stages that do not wait for each other run side by side. ``rules`` say which stored results
+    are valid, ``auto_blob`` which types of objects are blobs without being wrapped.
     """
     run = Run(
         store,
         tasks,
         commits,
         transaction_id=transaction_id or new_run_id(),
-        forced=forced,
+        rules=rules,
+        blobs=blobs,
+        auto_blob=auto_blob,
         on_event=on_event,
     )
     try:

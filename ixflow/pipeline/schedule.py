@@ -8,10 +8,12 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
+from ixflow.errors import StageError
+from ixflow.pipeline.containers import normalised
 from ixflow.pipeline.stage import Stage
 from ixflow.pipeline.task import Task
 
-__all__ = ["Node", "dependencies", "run_graph"]
+__all__ = ["Node", "dependencies", "making", "run_graph"]
 
 N = TypeVar("N")
 Node = Task | Stage
@@ -68,3 +70,30 @@ def run_graph(
             pool.shutdown(wait=False, cancel_futures=True)
     if failures:
         raise failures[0]
+
+
+def making(stage: Stage, tables: Collection[str]) -> list[Task]:
+    """Find the tasks that make these tables, with those upstream that only make constants.
+
+    Raises:
+        StageError: no task of the stage is known to make one of them.
+
+    """
+    wanted = {normalised(table) for table in tables}
+    known = set(stage.output_names)
+    if not wanted <= known:
+        unknown = ", ".join(sorted(wanted - known))
+        msg = f"stage {stage.name} makes no {unknown}; it makes {', '.join(sorted(known))}"
+        raise StageError(msg, stage=stage.name, tables=sorted(wanted - known))
+    chosen = {task for task in stage.tasks if wanted.intersection(task.output_names)}
+    grown = True
+    while grown:
+        constants = {
+            upstream
+            for task in chosen
+            for upstream in task.upstream
+            if upstream.stage == stage and upstream.definition.outputs == ()
+        }
+        grown = not constants <= chosen
+        chosen |= constants
+    return [task for task in stage.tasks if task in chosen]

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ixflow.errors import FlowError
+from ixflow.pipeline.auto_version import AutoVersion
 from ixflow.pipeline.cache import position_key
 from ixflow.pipeline.containers import (
     ExternalTableReference,
@@ -32,10 +33,11 @@ class TaskDefinition:
     fn: Callable[..., Any]
     name: str
     input_type: type | None
-    version: str | None
+    version: str | AutoVersion | None
     cache: Callable[..., Any] | None
     nout: int
     outputs: tuple[str, ...] | None
+    lazy: bool = False
 
 
 class _Indexable:
@@ -146,6 +148,11 @@ class Task(_Indexable):
         where = f"the call of task {self.stage.name}.{self.name}"
         arguments = encoded(dict(self.arguments.arguments), _wiring_form, where=where)
         return position_key(self.stage.name, self.name, arguments)
+
+    def call(self, fn: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        """Call a function with these arguments in the way that the task's own was called."""
+        bound = inspect.BoundArguments(self.arguments.signature, arguments)
+        return fn(*bound.args, **bound.kwargs)
 
     def _find_upstream(self) -> tuple[Task, ...]:
         found = [

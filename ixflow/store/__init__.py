@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ixflow.store.frames import TableSpec
 from ixflow.store.metadata import StageState, StoredResult, StoredTable, TableColumn
+from ixflow.store.scripts import Script
 from ixflow.store.sql_store import SQLTableStore
 from ixflow.store.transaction import Commit, InputRead, StageTransaction, TableWrite
 
@@ -10,10 +12,12 @@ __all__ = [
     "Commit",
     "InputRead",
     "SQLTableStore",
+    "Script",
     "StageState",
     "StageTransaction",
     "StoredResult",
     "StoredTable",
     "TableColumn",
+    "TableSpec",
     "TableWrite",
 ]

@@ -36,9 +36,10 @@ def plan_commit(
     tables = {} if full else _without_replaced(published, results)
     publish = []
     for result in results:
-        for name in result.tables:
-            known = published.tables.get(name)
-            if known is not None and known.task_key == result.task_key:
+        for name, key in result.pairs():
+            known = published.table(name, key)
+            # What was made anew though it was valid was asked for.
+            if known is not None and held.table(name, key) is None:
                 tables[name] = known
             else:
                 tables[name] = held.tables[name]
@@ -57,16 +58,13 @@ def _without_replaced(
     """Leave out tables of a result that is replaced, which no other result shares."""
     places = {result.position for result in results}
     shared = {
-        (name, result.task_key)
+        pair
         for result in published.results
         if result.position not in places
-        for name in result.tables
+        for pair in result.pairs()
     }
     gone = {
-        (name, result.task_key)
-        for result in published.results
-        if result.position in places
-        for name in result.tables
+        pair for result in published.results if result.position in places for pair in result.pairs()
     }
     return {
         name: table
@@ -76,7 +74,7 @@ def _without_replaced(
 
 
 def _whole(result: StoredResult, tables: Mapping[str, StoredTable]) -> bool:
-    return all(n in tables and tables[n].task_key == result.task_key for n in result.tables)
+    return all(n in tables and tables[n].task_key == key for n, key in result.pairs())
 
 
 def _unique(results: Iterable[StoredResult]) -> tuple[StoredResult, ...]:

@@ -52,7 +52,10 @@ class TableColumn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoredTable:
-    """One table that a task wrote: where it came from, what is in it."""
+    """One table that a task wrote: where it came from, what is in it.
+
+    ``task_key`` is the key of the task's result, or the table's own if the task is lazy.
+    """
 
     name: str
     task: str
@@ -66,13 +69,23 @@ class StoredTable:
 
 @dataclass(frozen=True, slots=True)
 class StoredResult:
-    """What a task returned, as JSON, and the names of the tables that belong to it."""
+    """What a task returned, as JSON, and the names of the tables that belong to it.
+
+    ``keys`` are the tables' own keys where these decide whether a table is valid: those of a lazy
+    task, in the order of ``tables``. Without them every table has the task's key.
+    """
 
     position: str
     task: str
     task_key: str
     output: str
     tables: tuple[str, ...]
+    keys: tuple[str, ...] = ()
+
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """List the tables' names with the key that each must have to be the one that was meant."""
+        keys = self.keys or (self.task_key,) * len(self.tables)
+        return tuple(zip(self.tables, keys, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +99,7 @@ class StageState:
     def whole(self, key: str) -> StoredResult | None:
         """Find the result of a task key, if every table of it is still the one it wrote."""
         for result in self.results:
-            if result.task_key == key and all(self._owns(result, n) for n in result.tables):
+            if result.task_key == key and self.holds(result):
                 return result
         return None
 
@@ -94,11 +107,17 @@ class StageState:
         """Find the result of the task at this place of the flow, if it is whole."""
         for result in self.results:
             if result.position == position:
-                return result if all(self._owns(result, n) for n in result.tables) else None
+                return result if self.holds(result) else None
         return None
 
-    def _owns(self, result: StoredResult, name: str) -> bool:
-        return name in self.tables and self.tables[name].task_key == result.task_key
+    def holds(self, result: StoredResult) -> bool:
+        """Say whether every table of a result is here as the result means it."""
+        return all(self.table(name, key) is not None for name, key in result.pairs())
+
+    def table(self, name: str, key: str) -> StoredTable | None:
+        """Find a table by its name, if it has this key."""
+        found = self.tables.get(name)
+        return found if found is not None and found.task_key == key else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +221,11 @@ class Metadata:
         )
         return {row.position: row.output for row in conn.execute(query)}
 
+    def all_outputs(self, conn: sa.Connection, stage: str) -> list[str]:
+        """Give the outputs of all results of a stage, in every scope."""
+        r = self._results
+        return list(conn.execute(sa.select(r.c.output).where(r.c.stage == stage)).scalars())
+
     def add(
         self,
         conn: sa.Connection,
@@ -294,10 +318,12 @@ def _result_row(result: StoredResult) -> dict[str, Any]:
         "task": result.task,
         "task_key": result.task_key,
         "output": result.output,
-        "tables": json.dumps(result.tables),
+        "tables": json.dumps(result.pairs() if result.keys else result.tables),
     }
 
 
 def _result(row: Any) -> StoredResult:
-    names = tuple(json.loads(row.tables))
-    return StoredResult(row.position, row.task, row.task_key, row.output, names)
+    entries = json.loads(row.tables)
+    keyed = bool(entries) and isinstance(entries[0], list)
+    names, keys = zip(*entries, strict=True) if keyed else (entries, ())
+    return StoredResult(row.position, row.task, row.task_key, row.output, tuple(names), tuple(keys))

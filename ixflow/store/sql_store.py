@@ -8,15 +8,16 @@ import hashlib
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import sqlalchemy as sa
 
 from ixflow.dialects import connected, dialect_of, unavailable
-from ixflow.errors import StageError
+from ixflow.errors import SourceUnavailable, StageError
 from ixflow.secrets import redact_url
 from ixflow.store.frames import frames_giving
 from ixflow.store.metadata import Metadata, StageState
+from ixflow.store.options import ToldMetadata, refuse_options, tell_statements
 from ixflow.values import TableName
 
 __all__ = ["SQLTableStore"]
@@ -41,6 +42,11 @@ class SQLTableStore:
     knows about them is in the schema ``metadata_schema`` of the same database. What a failed run
     left is kept for ``gc_after`` so that it can be resumed.
 
+    ``create_database_if_not_exists`` creates the database on first use. ``print_sql`` logs every
+    statement, ``print_materialize`` every table that is written; rows that are copied in bulk are
+    no statements. ``no_db_locking`` has no effect. The other options of pipedag's store are not
+    there yet, and refused.
+
     >>> store = SQLTableStore("duckdb:////tmp/warehouse.duckdb", schema_prefix="dw_")
     >>> store.schema("staging")
     'dw_staging'
@@ -50,26 +56,47 @@ class SQLTableStore:
         self,
         engine_url: str | sa.URL,
         *,
+        create_database_if_not_exists: bool = False,
         schema_prefix: str = "",
         schema_suffix: str = "",
+        print_materialize: bool = False,
+        print_sql: bool = False,
+        no_db_locking: bool = True,
         metadata_schema: str = "ixflow",
         gc_after: dt.timedelta = dt.timedelta(days=2),
+        **not_yet: Any,
     ) -> None:
         """Describe the store; nothing is opened or created before it is needed.
 
         Raises:
             UnsupportedDatabase: there is no dialect for the URL.
+            ValidationError: an option is not known, or not there yet.
 
         """
+        del no_db_locking
+        refuse_options(not_yet)
         self.dialect = dialect_of(engine_url)
         self.engine = self.dialect.engine(engine_url)
         self.schema_prefix = schema_prefix
         self.schema_suffix = schema_suffix
         self.gc_after = gc_after
         self.metadata = Metadata(self.dialect, metadata_schema)
+        if print_materialize:
+            self.metadata = ToldMetadata(self.dialect, metadata_schema)
+        if print_sql:
+            tell_statements(self.engine)
+        self._missing = create_database_if_not_exists
         self._guard = threading.Lock()
         self._holders = 0
         self._held = contextlib.ExitStack()
+
+    @classmethod
+    def _init_conf_(cls, args: dict[str, Any]) -> Self:
+        """Make the store of a configuration file, where the times are seconds."""
+        args["engine_url"] = args.pop("url")
+        if isinstance(args.get("gc_after"), (int, float)):
+            args["gc_after"] = dt.timedelta(seconds=args["gc_after"])
+        return cls(**args)
 
     @property
     def url(self) -> sa.URL:
@@ -120,6 +147,7 @@ class SQLTableStore:
         if not isinstance(self.engine.pool, sa.NullPool):
             yield
             return
+        self._create_if_missing()
         with self._guard:
             if self._holders == 0:
                 self._held.enter_context(connected(self.engine))
@@ -140,6 +168,7 @@ class SQLTableStore:
             SourceUnavailable: the database cannot be reached, or the connection was lost.
 
         """
+        self._create_if_missing()
         try:
             with connected(self.engine) as conn, conn.begin():
                 yield conn
@@ -147,6 +176,20 @@ class SQLTableStore:
             if error.connection_invalidated:
                 raise unavailable(self.url, error.orig or error) from error
             raise
+
+    def _create_if_missing(self) -> None:
+        """Create the database before its first use, if that is wanted and it cannot be opened."""
+        if not self._missing:
+            return
+        with self._guard:
+            if self._missing:
+                try:
+                    with connected(self.engine):
+                        pass
+                except SourceUnavailable:
+                    if not self.dialect.create_database(self.url):
+                        raise
+                self._missing = False
 
     @contextlib.contextmanager
     def locked(self, name: str) -> Iterator[sa.Connection]:

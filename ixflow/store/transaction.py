@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ixflow.dialects import run
 from ixflow.errors import (
     InputChanged,
     ReplacementRefused,
@@ -32,6 +33,7 @@ from ixflow.store.metadata import (
     TransactionRecord,
     now,
 )
+from ixflow.store.scripts import Script, run_script
 from ixflow.values import TableName
 
 if TYPE_CHECKING:
@@ -44,10 +46,11 @@ __all__ = ["Commit", "InputRead", "StageTransaction", "TableWrite"]
 
 @dataclass(frozen=True, slots=True)
 class TableWrite:
-    """A frame or query, and how it shall be stored."""
+    """A frame or query, how it shall be stored, and the table's own key if it has one."""
 
     obj: Any
     spec: TableSpec
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,49 @@ class StageTransaction:
             metadata.add(conn, place, self.schema, tables, [result])
         self._remember(StageState(0, {table.name: table for table in tables}, (result,)))
 
+    def has(self, name: str, key: str) -> bool:
+        """Say whether a table with this key is held or published."""
+        return bool(self.held.table(name, key) or self.published.table(name, key))
+
+    def made_by(self, key: str) -> dict[str, str]:
+        """Name the tables that a script of this key has made, and the schema of each."""
+        found = {}
+        for schema, state in ((self.schema, self.held), (self.published_schema, self.published)):
+            found.update({name: schema for name, t in state.tables.items() if t.task_key == key})
+        return found
+
+    def run_script(self, task: str, script: Script, *, replaces: bool) -> dict[str, str]:
+        """Run a script and record its tables, all in one database transaction.
+
+        ``replaces`` says that what an earlier try of this transaction left of the task is in the
+        way. Gives the tables' names and schema.
+        """
+        place, metadata = self.published_schema, self._store.metadata
+        # What appears in the schema meanwhile must be this script's: they run one after the other.
+        with self._store.locked(f"scripts {self.schema}") as conn:
+            known = metadata.state(conn, place, self.schema).tables
+            old = [name for name, table in known.items() if table.task == task]
+            self._drop_leftovers(conn, [n for n in old if replaces and n in self.held.tables])
+            made = run_script(conn, self._store.dialect, self.schema, script)
+            made -= set(metadata.state(conn, place, self.schema).tables)
+            tables = [self._scripted(conn, name, task, script.key) for name in sorted(made)]
+            metadata.add(conn, place, self.schema, tables, [])
+        self._remember(StageState(0, {table.name: table for table in tables}))
+        return dict.fromkeys((table.name for table in tables), self.schema)
+
+    def _scripted(self, conn: sa.Connection, name: str, task: str, key: str) -> StoredTable:
+        table = TableName(name, self.schema)
+        count = f"SELECT count(*) FROM {self._store.dialect.qualified(table)}"
+        rows = int(run(conn, count).scalar_one())
+        columns = self._columns(conn, table)
+        return StoredTable(name, task, key, key, rows, columns, self.transaction_id, now())
+
+    def _columns(self, conn: sa.Connection, table: TableName) -> tuple[TableColumn, ...]:
+        return tuple(
+            TableColumn(column.name, column.sql_type, column.nullable)
+            for column in self._store.dialect.columns(conn, table)
+        )
+
     def check_external(self, table: TableName) -> None:
         """Refuse a reference to a table that is not there, or that is the stage's own.
 
@@ -199,16 +245,14 @@ class StageTransaction:
         if frames is None:
             msg = f"{type(write.obj).__name__} cannot be stored as table {table.name}"
             raise ValidationError(msg, table=table.name)
+        data_version = write.key or data_version
         spec = dataclasses.replace(write.spec, fingerprint=data_version is None)
         written = frames.write(conn, table, write.obj, spec)
-        columns = tuple(
-            TableColumn(column.name, column.sql_type, column.nullable)
-            for column in self._store.dialect.columns(conn, table)
-        )
+        columns = self._columns(conn, table)
         return StoredTable(
             table.name,
             result.task,
-            result.task_key,
+            write.key or result.task_key,
             data_version or written.fingerprint or uuid.uuid4().hex,
             written.rows,
             columns,
@@ -222,9 +266,12 @@ class StageTransaction:
             msg = f"the table name {table.name!r} is longer than {longest} bytes; shorten it"
             raise ValidationError(msg, table=table.name)
 
-    def locate(self, key: str) -> str:
-        """Name the schema where the tables of a task key can be read now."""
-        return self.published_schema if self.published.whole(key) else self.schema
+    def located(self, name: str, key: str) -> tuple[str, StoredTable]:
+        """Find a table that this transaction holds or carries over: its schema, and its record."""
+        held = self.held.table(name, key)
+        if held is not None:
+            return self.schema, held
+        return self.published_schema, self.published.tables[name]
 
     # -- publishing -----------------------------------------------------------------------------
 
@@ -255,6 +302,7 @@ class StageTransaction:
             version = current.version + 1
             self._publish(conn, plan, version)
         self.published = StageState(version, plan.tables, plan.results)
+        self.held = StageState()
         collect(self._store, self.published_schema, self.schema, committed=True)
         return Commit(version, plan.publish, plan.drop, changed=True)
 
@@ -308,8 +356,8 @@ class StageTransaction:
         return InputChanged(msg, stage=self.stage, inputs=names)
 
     def _available(self, current: StageState, result: StoredResult) -> bool:
-        mine = self.held.whole(result.task_key) or not result.tables
-        return bool(mine or current.whole(result.task_key))
+        pairs = result.pairs()
+        return all(self.held.table(*pair) or current.table(*pair) for pair in pairs)
 
     def _still_open(self, conn: sa.Connection) -> bool:
         known = self._store.metadata.transactions(conn, self.published_schema)

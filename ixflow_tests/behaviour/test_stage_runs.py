@@ -150,7 +150,7 @@ def test_values_pass_between_tasks_with_tables_in_them(store):
             made = several()
         with Stage("b"):
             used = use(made, made["n"][1][0], made["t"])
-    result = flow.run(config=ConfigContext(store, fail_fast=True))
+    result = flow.run(config=ConfigContext.of_store(store, fail_fast=True))
     assert result.get(used) == 2.5
     assert result.get(made, as_type=pl.DataFrame)["t"].rows() == [(1,)]
     assert result.get(made["n"]) == (1, [2.5, None])
@@ -357,7 +357,7 @@ def test_a_failure_is_in_the_result_when_it_shall_not_be_raised(store, counted):
             b = counted.task("b", lambda _: None)(a)
         with Stage("three"):
             c = counted.task("c", lambda _: None)(b)
-    result = flow.run(config=ConfigContext(store))
+    result = flow.run(config=ConfigContext.of_store(store))
     assert not result.successful
     assert isinstance(result.exception, TaskError)
     assert [result.task_states[t] for t in (a, b, c)] == [
@@ -575,7 +575,7 @@ def test_tasks_alone_run_though_valid_and_are_not_published(store, counted):
             a = counted.task("a")()
         with Stage("two"):
             b = counted.task("b", lambda _: None)(a)
-    config = ConfigContext(store, fail_fast=True)
+    config = ConfigContext.of_store(store, fail_fast=True)
     flow.run(config=config)
     before = transactions(store, "one")
     result = flow.run(b, a, config=config)
@@ -595,7 +595,7 @@ def test_stages_alone_run_with_those_nested_in_them(store, counted):
             counted.task("c", lambda x: x, input_type=pl.DataFrame)(b)
         with Stage("other"):
             counted.task("d")()
-    config = ConfigContext(store, fail_fast=True)
+    config = ConfigContext.of_store(store, fail_fast=True)
     result = flow.run(flow["outer"], config=config)
     assert list(result.stages) == ["inner", "outer"]
     assert [rows(store, s, t) for s, t in (("outer", "c"), ("inner", "b"))] == [[{"x": 1}]] * 2
@@ -616,7 +616,7 @@ def test_a_flow_without_configuration_says_how_to_give_one(counted):
 def test_the_innermost_open_configuration_is_the_default(store, counted):
     with Flow("f") as flow, Stage("s"):
         counted.task("a")()
-    with ConfigContext(store, fail_fast=True):
+    with ConfigContext.of_store(store, fail_fast=True):
         assert flow.run().successful
 
 

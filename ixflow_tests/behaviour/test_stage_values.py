@@ -67,7 +67,7 @@ def test_every_value_survives_the_way_through_a_task(store, kind):
 
     with Flow("f") as flow, Stage("staging"):
         result = copy(_source(COLUMNS)())
-    flow.run(config=ConfigContext(store, fail_fast=True))
+    flow.run(config=ConfigContext.of_store(store, fail_fast=True))
     expected = [{name: _utc(value) for name, value in row.items()} for row in COLUMNS.to_pylist()]
     found = [
         {name: _utc(value) for name, value in row.items()} for row in rows(store, "staging", "copy")

@@ -52,6 +52,19 @@ class Frames(ABC):
     def gives(self) -> tuple[type, ...]:
         """Name the types that `read` gives."""
 
+    def identity(self, engine: sa.Engine, obj: Any, spec: TableSpec) -> str | None:
+        """Give a text that is equal for equal content; None if the object can be read only once.
+
+        That of a query is its text, that of a frame a hash of its rows in their order.
+        """
+        del engine, spec
+        if isinstance(obj, pa.RecordBatchReader):
+            return None
+        digest = hashlib.blake2b(digest_size=16)
+        for _ in _hashed(as_reader(obj), digest):
+            pass
+        return digest.hexdigest()
+
     @abstractmethod
     def write(self, conn: sa.Connection, table: TableName, obj: Any, spec: TableSpec) -> Written:
         """Create the table and fill it, in the caller's transaction."""

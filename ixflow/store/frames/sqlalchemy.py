@@ -31,6 +31,10 @@ class SQLAlchemyFrames(Frames):
         """Name the types that `read` gives."""
         return (sa.Table,)
 
+    def identity(self, engine: sa.Engine, obj: Any, spec: TableSpec) -> str | None:
+        """Give the query's text, as the server would read it."""
+        return _query_text(engine, obj, spec)
+
     def write(self, conn: sa.Connection, table: TableName, obj: Any, spec: TableSpec) -> Written:
         """Let the server create the table from the query, then add key and indexes."""
         dialect = dialect_of(conn)
@@ -66,7 +70,7 @@ class SQLAlchemyFrames(Frames):
         return sa.Table(name, sa.MetaData(), *made, schema=schema)
 
 
-def _query_text(conn: sa.Connection, obj: Any, spec: TableSpec) -> str:
+def _query_text(conn: sa.Connection | sa.Engine, obj: Any, spec: TableSpec) -> str:
     """Write the query with its values in place, as the server shall read it."""
     if isinstance(obj, sa.FromClause) and not isinstance(obj, sa.SelectBase):
         obj = sa.select(obj)

@@ -1,0 +1,69 @@
+"""Running a script that makes tables by itself, and finding out which these are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from ixflow.dialects import Dialect, run
+from ixflow.dialects.fragments import statements_of
+from ixflow.errors import ValidationError
+from ixflow.values import TableName
+
+__all__ = ["Script", "run_script"]
+
+_TABLES = sa.text("""
+    SELECT table_name FROM information_schema.tables
+    WHERE table_schema = :schema AND table_type = 'BASE TABLE'
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script's text and where to cut it.
+
+    ``beside`` are tables that the script may look for in the schema that it writes to, though they
+    are in another: those that were carried over, by name with their schema. ``key`` decides
+    whether what the script has made is still valid.
+    """
+
+    text: str
+    separator: str
+    key: str
+    beside: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_script(conn: sa.Connection, dialect: Dialect, schema: str, script: Script) -> set[str]:
+    """Run a script in the caller's transaction; give what was not in the schema before.
+
+    Tables that others make in the schema at the same time may be among them.
+
+    Raises:
+        ValidationError: the script cannot be cut, or made a view.
+
+    """
+    before = set(dialect.tables_in(conn, schema))
+    beside = {name: place for name, place in script.beside.items() if name not in before}
+    for name, place in beside.items():
+        view, table = (dialect.qualified(TableName(name, s)) for s in (schema, place))
+        run(conn, f"CREATE VIEW {view} AS SELECT * FROM {table}")
+    for statement in statements_of(script.text, script.separator, dialect.lexicon):
+        run(conn, statement)
+    made = set(dialect.tables_in(conn, schema)) - before - set(beside)
+    _refuse_views(conn, schema, sorted(made))
+    for name in beside:
+        run(conn, f"DROP VIEW {dialect.qualified(TableName(name, schema))}")
+    return made
+
+
+def _refuse_views(conn: sa.Connection, schema: str, made: Sequence[str]) -> None:
+    tables = set(conn.execute(_TABLES, {"schema": schema}).scalars())
+    views = [name for name in made if name not in tables]
+    if views:
+        msg = (
+            f"the script made a view, {views[0]!r}; a stage publishes tables: write CREATE TABLE "
+            f"AS, or create the view in a schema of its own"
+        )
+        raise ValidationError(msg, views=views)
