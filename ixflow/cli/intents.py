@@ -18,10 +18,10 @@ import sqlalchemy as sa
 from ixflow.cli.options import output_option, together
 from ixflow.dialects import dialect_named, dialect_of
 from ixflow.errors import ValidationError
-from ixflow.extraction.cursor import NULLS, SEMANTICS, Cursor
 from ixflow.extraction.intent import ExtractionIntent
 from ixflow.extraction.limits import seconds_of
 from ixflow.secrets import secrets_of
+from ixflow.tables.cursor import NULLS, SEMANTICS, Cursor
 
 __all__ = [
     "limit_options",
@@ -72,6 +72,7 @@ limit_options = together(
     click.option("--memory-budget", help="what a run may hold in memory; default: 256MB"),
     click.option("--statement-timeout", help="how long a query may take, such as 30min"),
     click.option("--lock-timeout", help="how long to wait for locks; default: 60s"),
+    click.option("--silence-timeout", help="when to ask a silent server; default: 60s"),
     click.option("--max-snapshot-age", help="how long a snapshot may stay open; default: 4h"),
 )
 
@@ -92,6 +93,7 @@ _NAMES = ("database", "connection_string", "source_type")
 _SAME = (
     *("output_format", "compression", "columns", "drop", "as_text", "where", "query", "resume"),
     *("require_snapshot", "memory_budget", "statement_timeout", "lock_timeout"),
+    "silence_timeout",
     *("max_snapshot_age", "incremental_value"),
 )
 

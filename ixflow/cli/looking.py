@@ -11,17 +11,20 @@ import click
 from ixflow.cli import intents
 from ixflow.cli import options as given
 from ixflow.cli.showing import number, print_json, print_lines, table
-from ixflow.extraction.diagnosis import ADVICE, task_skew
+from ixflow.extraction.diagnosis import ADVICE, skew_level, task_skew
+from ixflow.extraction.explain import basis_lines
 from ixflow.extraction.health import HEALTHY, judge
 from ixflow.extraction.history import (
     Run,
     Task,
+    last_estimate,
     last_planned_at,
     run_named,
     tasks_of,
 )
 from ixflow.extraction.history import history as runs_of
 from ixflow.extraction.notes import Learned, Note, learned, note_of, notes_of
+from ixflow.extraction.plan_record import read_basis
 from ixflow.extraction.state import StatePlace
 
 __all__ = ["diagnose", "history", "inspect", "metrics"]
@@ -94,7 +97,7 @@ def metrics(run_id: str | None, object_name: str | None, *, as_json: bool, **opt
         return
     print_lines(table(["task", "status", "rows", "bytes", "seconds"], [_task(t) for t in tasks]))
     if skew is not None:
-        click.echo(f"Slowest task: {skew:.1f} times the median")
+        click.echo(f"Slowest task: {skew:.1f} times the median ({skew_level(skew)} skew)")
 
 
 def _task(task: Task) -> list[str]:
@@ -117,18 +120,33 @@ def _skew(tasks: list[Task]) -> float | None:
 def inspect(object_name: str, *, profile_stale_hours: float, as_json: bool, **options: Any) -> int:
     """Judge the last runs of TABLE: exit code 0 healthy, 1 needs attention, 2 degraded."""
     found = _inspected(object_name, options)
-    planned, notes, state = None, dict[str, Note](), None
+    planned, notes, state, estimate = None, dict[str, Note](), None, None
     if found:
         identity = found[0].identity
         place = StatePlace.of(options["output"], options["state_url"])
         planned, notes = last_planned_at(identity, place), notes_of(identity, place)
         state = _searched(identity, place, notes.get(found[0].run_id))
+        estimate = last_estimate(identity, place)
     health = judge(found, planned, stale_hours=profile_stale_hours, notes=notes, learned=state)
     if as_json:
-        print_json({"health": health.status, "reasons": list(health.reasons)})
+        reasons = list(health.reasons)
+        print_json({"health": health.status, "reasons": reasons, "estimate": estimate})
     else:
         print_lines([f"{object_name}: {health.status}", *(f"  {r}" for r in health.reasons)])
+        print_lines(_estimated(estimate))
     return HEALTHY.index(health.status)
+
+
+def _estimated(estimate: dict[str, Any] | None) -> Iterator[str]:
+    if estimate is None:
+        return
+    yield (
+        f"Last estimate: {estimate['estimated_seconds']:g} s at "
+        f"{estimate['throughput_estimate']:,.0f} rows/s "
+        f"({estimate.get('throughput_method', 'cold start')}, "
+        f"{estimate.get('throughput_confidence', 'low')} confidence)"
+    )
+    yield from basis_lines(read_basis(estimate.get("throughput_basis")))
 
 
 def _inspected(object_name: str, options: dict[str, Any]) -> list[Run]:
@@ -195,6 +213,8 @@ def _diagnosed(
     for category, reason in zip(note.categories, note.reasons, strict=True):
         yield f"{category}: {reason}"
         yield f"  {ADVICE.get(category, '')}"
+    if note.circumstances is not None:
+        yield f"Circumstances: {note.circumstances}"
     if note.deviation_ratio is not None:
         seconds = f"{run.seconds:.2f} s, estimated {note.predicted_seconds:g} s"
         yield f"Estimate: {seconds} ({note.deviation_ratio:g} times)"
@@ -204,7 +224,8 @@ def _diagnosed(
         yield f"Throughput: {note.rows_per_second:,.0f} rows/s, usually {usual} ({runs} runs)"
     if note.skew is not None:
         slowest = ", ".join(f"{task.chunk_id} {task.seconds:.3f} s" for task in _slowest(tasks))
-        yield f"Tasks: the slowest took {note.skew:g} times the median: {slowest}"
+        times = f"{note.skew:g} times the median ({skew_level(note.skew)} skew)"
+        yield f"Tasks: the slowest took {times}: {slowest}"
     if note.not_learned is not None:
         yield f"Nothing was learned from it: {note.not_learned}"
     if state is not None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from types import FrameType
 
 import click
 
@@ -16,7 +20,8 @@ from ixflow.secrets import redact
 
 __all__ = ["cli", "main"]
 
-_INTERRUPTED = 130
+_ENDED_BY = 128
+"""What a shell adds to the number of the signal that ended a command."""
 
 
 def _version() -> str:
@@ -46,6 +51,37 @@ for command in (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its exit code."""
+    with _signals_heard() as heard:
+        _run(arguments, heard)
+
+
+@contextlib.contextmanager
+def _signals_heard() -> Iterator[list[int]]:
+    """Let a signal that asks the process to end do what Ctrl-C does; give those that came.
+
+    A run ends its queries, leaves no file, and says in the state that it has failed.
+    """
+    heard: list[int] = []
+
+    def hear(number: int, _frame: FrameType | None) -> None:
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    mine = []
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            # What nohup ignores stays ignored.
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, hear)
+                mine.append(number)
+    try:
+        yield heard
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _run(arguments: Sequence[str] | None, heard: Sequence[int]) -> None:
     secrets: list[str] = []
     try:
         code = cli.main(arguments, prog_name="ixflow", standalone_mode=False, obj=secrets)
@@ -57,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _say("stopped", secrets)
-        sys.exit(_INTERRUPTED)
+        sys.exit(_ENDED_BY + (heard[0] if heard else signal.SIGINT))
     except BrokenPipeError:
         # Whoever reads the output has seen enough; keep the interpreter from flushing into it.
         sys.stderr.close()

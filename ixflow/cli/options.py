@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from ixflow.errors import ValidationError
 from ixflow.extraction.context import RuntimeContext
 from ixflow.extraction.cost import CostConfig
 
@@ -54,6 +51,12 @@ context_options = together(
     click.option("--max-workers", type=int, help="the most workers for this run"),
     click.option("--min-workers", type=int),
     click.option("--max-source-connections", type=int, help="of all runs on this machine"),
+    click.option(
+        "--concurrent-extractions", type=int, help="connections of runs elsewhere, within these"
+    ),
+    click.option(
+        "--source-maintenance-scheduled", is_flag=True, default=None, help="halves the workers"
+    ),
     click.option("--source-load", help="low, normal or high"),
     click.option("--network-quality", help="good, normal or degraded"),
     click.option("--priority", help="low, normal or high"),
@@ -74,23 +77,7 @@ cost_options = together(
 
 def make_context(options: Mapping[str, Any]) -> RuntimeContext | None:
     """Make a runtime context of the options and their file; None if there are none."""
-    names = [field.name for field in dataclasses.fields(RuntimeContext)]
-    given: dict[str, Any] = {}
-    if options["context_file"]:
-        given = _object_in(options["context_file"], names)
-    given |= {name: options[name] for name in names if options[name] is not None}
-    return RuntimeContext(**given) if given else None
-
-
-def _object_in(path: str, names: list[str]) -> dict[str, Any]:
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValidationError(f"cannot read a context from {path}: {error}", path=path) from None
-    if not isinstance(found, dict) or set(found) - set(names):
-        msg = f"{path} must hold a JSON object with keys among {', '.join(names)}"
-        raise ValidationError(msg, path=path)
-    return found
+    return RuntimeContext.from_cli_args(options)
 
 
 def make_rates(options: Mapping[str, Any]) -> CostConfig | None:

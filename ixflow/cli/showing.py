@@ -60,16 +60,18 @@ def profile_document(seen: SourceProfile) -> dict[str, Any]:
 
 def plan_document(result: PlanResult) -> dict[str, Any]:
     """Give a plan's result as JSON values."""
-    cost = result.cost_estimate
+    cost, basis = result.cost_estimate, result.throughput_basis
     return {
         "verdict": result.verdict,
         "advisories": result.advisories,
         "cost_estimate": None if cost is None else dataclasses.asdict(cost),
+        "cost_comparison": [dataclasses.asdict(option) for option in result.cost_comparison],
         "worker_source": result.worker_source,
         "worker_resolution": [list(step) for step in result.worker_resolution.steps],
         "throughput_estimate": result.throughput_estimate,
         "throughput_method": result.throughput_method,
         "throughput_confidence": result.throughput_confidence,
+        "throughput_basis": basis and dataclasses.asdict(basis),
         "fingerprint": result.plan.fingerprint,
         "plan": result.plan.to_dict(),
     }
@@ -83,6 +85,7 @@ def execution_lines(result: ExecutionResult) -> Iterator[str]:
         f"{len(result.output_files)} files"
     )
     yield f"Run: {result.run_id}"
+    yield from (f"Note: {note}" for note in result.notes)
     yield from result.output_files
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from ixflow.errors import SnapshotUnavailable, ValidationError
 from ixflow.extraction import profile as profiling
 from ixflow.extraction.bucket import is_bucket_url
 from ixflow.extraction.checkpoint import resume_advisories
+from ixflow.extraction.circumstances import Circumstances, machine_load
 from ixflow.extraction.context import RuntimeContext
 from ixflow.extraction.cost import CostConfig
 from ixflow.extraction.experience import Lesson, shape_of
@@ -86,6 +88,7 @@ def plan(
     prepare(intent, state_url)
     with refusals_named(intent):
         seen = profiling.profile(intent, split_small=wants_several(runtime_context))
+    known = experience(intent, seen.columns, state_url)
     facts = Facts(
         seen,
         runtime_context,
@@ -95,7 +98,10 @@ def plan(
         connection_cap=source_cap(intent, runtime_context),
         cpus=os.cpu_count() or 4,
         free_bytes=_free_bytes(intent.output_dir),
-        known=experience(intent, seen.columns, state_url),
+        known=known,
+        now=Circumstances.seen(
+            seen, concurrent=known.concurrent, at=datetime.now(UTC), load=machine_load()
+        ),
     )
     draft = decide(facts)
     if intent.require_snapshot and draft.consistency != "one snapshot":
@@ -116,11 +122,13 @@ def plan(
             *resume_advisories(made, intent.resume),
         ],
         cost_estimate=draft.cost,
+        cost_comparison=draft.cost_options,
         worker_source=draft.worker_source,
         worker_resolution=draft.resolution,
         throughput_estimate=draft.throughput.value,
         throughput_method=draft.throughput.method,
         throughput_confidence=draft.throughput.confidence,
+        throughput_basis=draft.throughput,
         runtime_context=runtime_context,
         lesson=_lesson(intent, facts, draft),
     )
@@ -150,6 +158,7 @@ def _lesson(intent: ExtractionIntent, facts: Facts, draft: Draft) -> Lesson:
         cap=min(draft.worker_cap, tasks) if tasks <= draft.workers else draft.worker_cap,
         steers=not draft.chosen_by.startswith("benchmarked"),
         not_learned=reason,
+        circumstances=facts.now,
     )
 
 
@@ -249,6 +258,7 @@ def published(
     """
     if isinstance(intent_or_dir, ExtractionIntent):
         return place_of(intent_or_dir).published()
+    _expect(intent_or_dir, (ExtractionIntent, str, Path), "intent_or_dir")
     if is_bucket_url(intent_or_dir):
         return published_at(str(intent_or_dir), storage_options or {})
     return Manifest.read(Path(intent_or_dir))
@@ -257,7 +267,8 @@ def published(
 def _expect(value: object, kind: type | tuple[type, ...], name: str) -> None:
     if not isinstance(value, kind):
         wanted = kind[0] if isinstance(kind, tuple) else kind
-        msg = f"{name} must be a {wanted.__name__}, not {type(value).__name__}"
+        article = "an" if wanted.__name__[0] in "AEIOU" else "a"
+        msg = f"{name} must be {article} {wanted.__name__}, not {type(value).__name__}"
         raise ValidationError(msg, argument=name)
 
 

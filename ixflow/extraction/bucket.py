@@ -21,10 +21,22 @@ from xml.etree import ElementTree as ET
 from ixflow.errors import OutputNotWritable, ValidationError
 from ixflow.secrets import redact
 
-__all__ = ["Bucket", "BucketUrl", "ObjectFile", "StoredObject", "is_bucket_url"]
+__all__ = [
+    "LEAST_UPLOAD",
+    "MOST_UPLOAD",
+    "Bucket",
+    "BucketUrl",
+    "ObjectFile",
+    "StoredObject",
+    "is_bucket_url",
+    "parts_within",
+]
 
-PART_BYTES, PARTS_AT_ONCE = 8 << 20, 2
-"""One writer buffers a part while it sends two, and holds no more; a file has 10,000 at most."""
+LEAST_PART, MOST_PART = 5 << 20, 8 << 20
+"""Bytes of a part. S3 takes no shorter ones, and 10,000 of an object: 48 GB; files end sooner."""
+_PARTS_AT_ONCE = 2
+LEAST_UPLOAD, MOST_UPLOAD = 2 * LEAST_PART, (_PARTS_AT_ONCE + 1) * MOST_PART
+"""Bytes that a file being sent holds: a part that fills up, and one or two that are sent."""
 
 _KINDS = {"s3": "S3Store", "gs": "GCSStore"}
 _URL = re.compile(r"(?P<scheme>s3|gs)://(?P<bucket>[^/@:\s]+)(/+(?P<prefix>.*?)/*)?", re.DOTALL)
@@ -56,6 +68,16 @@ def is_bucket_url(output_dir: object) -> bool:
     (True, False)
     """
     return isinstance(output_dir, str) and output_dir.startswith(("s3://", "gs://"))
+
+
+def parts_within(upload_bytes: int) -> tuple[int, int]:
+    """Give the bytes of a part, and how many are sent at once, for what a file may hold.
+
+    >>> parts_within(24 << 20), parts_within(10 << 20)
+    ((8388608, 2), (5242880, 1))
+    """
+    part = max(LEAST_PART, min(MOST_PART, upload_bytes // (_PARTS_AT_ONCE + 1)))
+    return part, max(1, min(_PARTS_AT_ONCE, upload_bytes // part - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +129,18 @@ class StoredObject:
 class ObjectFile:
     """An object being written: it is there, whole, when `finish` returns, and never before."""
 
-    def __init__(self, bucket: Bucket, key: str, writer: Any) -> None:
+    def __init__(self, bucket: Bucket, key: str, writer: Any, part_bytes: int) -> None:
         """Take obstore's writer."""
         self._bucket, self._key, self._writer = bucket, key, writer
+        self._part_bytes = part_bytes
 
     def write(self, data: bytes | memoryview) -> None:
         """Add bytes; a part is sent when it is full."""
+        view = memoryview(data)
         with self._bucket.refusals("write", self._key):
-            self._writer.write(data)
+            # The writer waits for room between two writes, and takes each of them whole.
+            for start in range(0, len(view), self._part_bytes):
+                self._writer.write(view[start : start + self._part_bytes])
 
     def finish(self) -> None:
         """Complete the upload."""
@@ -173,7 +199,7 @@ class Bucket:
     def chunks(self, key: str) -> Iterator[bytes]:
         """Read an object of any size, piece by piece."""
         with self.refusals("read", key):
-            for chunk in self._obstore.get(self._store, key).stream(min_chunk_size=PART_BYTES):
+            for chunk in self._obstore.get(self._store, key).stream(min_chunk_size=LEAST_PART):
                 yield bytes(chunk)
 
     def put(self, key: str, data: bytes) -> None:
@@ -222,13 +248,14 @@ class Bucket:
                 with contextlib.suppress(FileNotFoundError):
                     self._obstore.delete(self._store, keys[start : start + 1000])
 
-    def create(self, key: str) -> ObjectFile:
-        """Begin to write an object of any size."""
+    def create(self, key: str, upload_bytes: int = MOST_UPLOAD) -> ObjectFile:
+        """Begin to write an object; it holds so many bytes at most, and at least `LEAST_UPLOAD`."""
+        part, at_once = parts_within(upload_bytes)
         with self.refusals("write", key):
             writer = self._obstore.open_writer(
-                self._store, key, buffer_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE
+                self._store, key, buffer_size=part, max_concurrency=at_once
             )
-        return ObjectFile(self, key, writer)
+        return ObjectFile(self, key, writer, part)
 
     def abort_uploads(self, prefix: str, wanted: Callable[[str], bool]) -> int:
         """Abort the unfinished uploads below ``prefix/`` whose key is wanted; give their number.

@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
+from ixflow.extraction.circumstances import Circumstances
+
 __all__ = [
     "MOST_WORKERS",
     "ControllerState",
@@ -50,7 +52,8 @@ Verdict = Literal["better", "equal", "worse", "more"]
 class Sample:
     """One run that may teach: its place in the order of runs, its workers, its rows a second.
 
-    ``latency_ms`` is what the source took to answer when the run was planned.
+    ``latency_ms`` is what the source took to answer when the run was planned, ``age_days`` how long
+    ago it ended; ``circumstances`` are None where they were not noted.
     """
 
     number: int
@@ -58,6 +61,8 @@ class Sample:
     throughput: float
     rows: int = 0
     latency_ms: float = 0.0
+    age_days: float = 30.0
+    circumstances: Circumstances | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 from ixflow.errors import ValidationError
 
-__all__ = ["GB", "CostConfig", "CostEstimate", "estimate_cost"]
+__all__ = [
+    "GB",
+    "CostConfig",
+    "CostEstimate",
+    "CostOption",
+    "compare_costs",
+    "cost_lines",
+    "estimate_cost",
+]
 
 GB = 1024**3
+
+_MINUTE = 60
 
 
 @dataclass(frozen=True)
@@ -122,3 +132,74 @@ def estimate_cost(
     egress = round(size_bytes / GB * rates.egress_rate, 4)
     connections = round(workers * seconds * rates.connection_rate, 4)
     return CostEstimate(round(compute + egress + connections, 4), compute, egress, connections)
+
+
+@dataclass(frozen=True, slots=True)
+class CostOption:
+    """What a number of workers is estimated to take and to cost."""
+
+    workers: int
+    estimated_duration_seconds: float
+    cost: float
+    is_planned: bool = False
+
+    @property
+    def estimated_duration_minutes(self) -> float:
+        """Give the minutes, with one decimal."""
+        return round(self.estimated_duration_seconds / _MINUTE, 1)
+
+    def __str__(self) -> str:
+        """Say it in one line.
+
+        >>> str(CostOption(2, 90.0, 0.5, is_planned=True))
+        '2 workers: 1.5 min, 0.5000 (planned)'
+        """
+        seconds, minutes = self.estimated_duration_seconds, self.estimated_duration_minutes
+        time = f"{seconds:.0f} s" if seconds < _MINUTE else f"{minutes:g} min"
+        return f"{self.workers} workers: {time}, {self.cost:.4f}" + " (planned)" * self.is_planned
+
+
+def compare_costs(
+    rates: CostConfig, *, workers: int, most: int, seconds: float, size_bytes: int
+) -> list[CostOption]:
+    """Compare the planned workers with half as many and half as many more, up to ``most``.
+
+    Time goes down with the root of the workers, as estimates do. An option that is neither faster
+    nor cheaper than another is left out, but the planned one is not.
+
+    >>> options = compare_costs(CostConfig(0.1), workers=4, most=8, seconds=60, size_bytes=0)
+    >>> [(option.workers, option.cost) for option in options]
+    [(2, 16.9706), (4, 24.0), (6, 29.3939)]
+    """
+    if rates.is_zero or seconds <= 0:
+        return []
+    step = max(1, round(workers * 0.5))
+    options = []
+    for count in sorted({max(1, workers - step), workers, max(workers, min(most, workers + step))}):
+        takes = round(seconds * math.sqrt(workers / count), 4)
+        total = estimate_cost(rates, workers=count, seconds=takes, size_bytes=size_bytes).total
+        options.append(CostOption(count, takes, total, is_planned=count == workers))
+    return [one for one in options if one.is_planned or not _is_beaten(one, options)]
+
+
+def _is_beaten(one: CostOption, options: Sequence[CostOption]) -> bool:
+    return any(
+        other.estimated_duration_seconds <= one.estimated_duration_seconds
+        and other.cost <= one.cost
+        for other in options
+        if other is not one
+    )
+
+
+def cost_lines(options: Sequence[CostOption]) -> Iterator[str]:
+    """Show a comparison, and what it costs to be faster than the cheapest."""
+    planned = next((option for option in options if option.is_planned), None)
+    if planned is None or len(options) == 1:
+        return
+    yield from (f"  {option}" for option in options)
+    cheapest = min(options, key=lambda option: option.cost)
+    saved = cheapest.estimated_duration_seconds - planned.estimated_duration_seconds
+    if saved > 0 and cheapest.cost > 0:
+        more = planned.cost - cheapest.cost
+        percent = more / cheapest.cost
+        yield f"  saving {saved:.0f} s costs {more:.4f} more ({percent:+.0%})"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ixflow.extraction.controller import Sample, similar
 
-__all__ = ["ADVICE", "ANOMALIES", "Diagnosis", "RunFacts", "diagnose", "task_skew"]
+__all__ = ["ADVICE", "ANOMALIES", "Diagnosis", "RunFacts", "diagnose", "skew_level", "task_skew"]
 
 ANOMALIES = frozenset({"throughput_drop", "source_latency", "data_skew"})
 """The categories that `ixflow inspect` reports."""
@@ -31,7 +31,7 @@ _BASELINE, _LEAST_BASELINE, _SIGMAS = 20, 5, 2.0
 # A spread of nearly nothing would call every other number an anomaly.
 _NO_SPREAD, _LEAST_CHANGE, _CHANGE_WITHOUT_SPREAD = 1e-6, 0.10, 0.20
 _LATENCY_TIMES, _LEAST_LATENCY_MS = 5.0, 1.0
-_SKEW, _BUSY = 3.0, 0.75
+_SOME_SKEW, _SKEW, _BUSY = 1.5, 3.0, 0.75
 _NOISE = 0.05
 
 
@@ -174,3 +174,12 @@ def task_skew(seconds: Sequence[float]) -> float | None:
     if len(seconds) < 2 or not (median := statistics.median(seconds)):  # noqa: PLR2004 - a pair
         return None
     return round(max(seconds) / median, 2)
+
+
+def skew_level(skew: float) -> str:
+    """Name how uneven tasks are: low, moderate or high.
+
+    >>> skew_level(1.5), skew_level(3.0), skew_level(3.1)
+    ('low', 'moderate', 'high')
+    """
+    return ("low", "moderate", "high")[(skew > _SOME_SKEW) + (skew > _SKEW)]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ixflow.dialects import Dialect, Held, Reader
+from ixflow.dialects.guest import refuse_long_row
 from ixflow.dialects.types import arrow_schema
 from ixflow.errors import (
     DataError,
@@ -21,6 +22,7 @@ from ixflow.errors import (
     SnapshotTooOld,
     SnapshotUnavailable,
     SourceLimitReached,
+    SourceUnavailable,
     StatementTimeout,
     ValueDoesNotFit,
 )
@@ -106,7 +108,8 @@ class TaskRun:
 
         left = self.crew.run(workers, self.held.open_reader, work, self._too_old)
         for session in left:
-            self.errors.setdefault(session.reading, self._late(session.reading))
+            error = self._lost(session) if session.lost else self._late(session.reading)
+            self.errors.setdefault(session.reading, error)
 
     def complete(self) -> bool:
         """Say whether every planned task has reported, exactly once."""
@@ -162,7 +165,7 @@ class TaskRun:
                 return halves
         if overdue or attempt + 1 == _ATTEMPTS or not self._may_retry(error):
             self.errors[piece.task.chunk_id] = (
-                self._late(piece.name) if overdue else self._explained(error)
+                self._late(piece.name) if overdue else self._explained(error, session.lost)
             )
             self.crew.end()
             raise Stopped from None
@@ -181,13 +184,15 @@ class TaskRun:
             file_format,
             self.plan.compression,
             group_bytes=self.limits.group_bytes,
+            upload_bytes=self.limits.upload_bytes,
         )
         received = 0
         try:
             with session.query(piece.name) as reader:
-                for batch in self._timed(reader, sql, piece):
+                for batch in self._timed(session, reader, sql, piece):
                     self._check_stopped()
                     received += batch.num_rows
+                    refuse_long_row(batch.nbytes // max(1, batch.num_rows))
                     chunk.write(batch)
             files = chunk.finish(keep_empty=keep_empty)
         except BaseException:
@@ -199,12 +204,16 @@ class TaskRun:
             raise ExecutionError(msg, received=received, rows=rows)
         return files
 
-    def _timed(self, reader: Reader, sql: str, piece: Piece) -> Iterable[pa.RecordBatch]:
+    def _timed(
+        self, session: Session, reader: Reader, sql: str, piece: Piece
+    ) -> Iterable[pa.RecordBatch]:
         """Give the batches of a query, and note how long the source took to accept it."""
         asked = time.perf_counter()
-        with reader.read(sql, self.plan.columns) as batches:
+        with session.waiting():
+            opened = reader.read(sql, self.plan.columns)
+        with opened as batches:
             self._saw((time.perf_counter() - asked) * 1000, piece)
-            yield from batches
+            yield from session.each(batches)
 
     def _saw(self, latency_ms: float, piece: Piece) -> None:
         # A file is not busy with others; where nothing is known of the usual, nothing is unusual.
@@ -223,12 +232,21 @@ class TaskRun:
         """Only a broken connection is worth it, and only if the rows of one snapshot remain so."""
         if isinstance(error, _TERMINAL) or self.dialect.is_cancelled_by_replay(error):
             return False
-        same_rows = self.held.shared or len(self.plan.tasks) == 1
-        return same_rows and self.dialect.is_transient(error)
+        return self._same_rows() and self.dialect.is_transient(error)
 
-    def _explained(self, error: Exception) -> Exception:
+    def _same_rows(self) -> bool:
+        """Say whether another connection can see what the tasks before were read from."""
+        return self.held.shared or len(self.plan.tasks) == 1
+
+    def _explained(self, error: Exception, lost: str) -> Exception:
         """Say what an error of the source means, and of which table it is."""
         table = str(self.plan.table)
+        if not self._same_rows() and self.dialect.is_transient(error):
+            msg = (
+                f"the connection was lost ({lost or error}), and with it the moment that the "
+                f"tasks of {table} are read in, which no other connection can see; extract again"
+            )
+            return SourceUnavailable(msg, table=table)
         if isinstance(error, SnapshotUnavailable) and self._replayed is not None:
             # The replica has ended the session that held the snapshot for the same reason.
             error = self._replayed
@@ -244,6 +262,13 @@ class TaskRun:
             f"is too slow, or the network is silent; give the intent a longer statement_timeout"
         )
         return StatementTimeout(msg, table=str(self.plan.table), setting="statement_timeout")
+
+    def _lost(self, session: Session) -> SourceUnavailable:
+        msg = (
+            f"the connection that read task {session.reading} was silent for longer than the "
+            f"intent's silence_timeout, and it is lost: {session.lost}"
+        )
+        return SourceUnavailable(msg, table=str(self.plan.table))
 
     def _too_old(self) -> None:
         seconds = self.limits.snapshot_seconds or 0.0

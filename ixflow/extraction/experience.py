@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ixflow.extraction.bucket import is_bucket_url
+from ixflow.extraction.circumstances import Circumstances
 from ixflow.extraction.controller import ControllerState, Sample
 from ixflow.values import Column
 
@@ -53,11 +54,15 @@ class BenchmarkFacts:
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """What is known when a plan is made: comparable runs in order, the search, a benchmark."""
+    """What is known when a plan is made: comparable runs in order, the search, a benchmark.
+
+    ``concurrent`` is how many other runs read from the same database now.
+    """
 
     samples: tuple[Sample, ...] = ()
     controller: ControllerState | None = None
     benchmark: BenchmarkFacts | None = None
+    concurrent: int = 0
 
 
 NOTHING = Experience()
@@ -90,13 +95,14 @@ class Lesson:
 
     ``cap`` is the most workers that it could have had. ``steers`` is False where a benchmark has
     chosen the workers: the run counts for comparisons, not for the search. ``not_learned`` says why
-    it counts for neither.
+    it counts for neither. ``circumstances`` are those of the plan, then of the run.
     """
 
     shape: str
     cap: int = 1
     steers: bool = True
     not_learned: str | None = None
+    circumstances: Circumstances | None = None
 
 
 def shape_of(intent: ExtractionIntent, columns: Sequence[Column]) -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ixflow.errors import IxflowError, ValidationError
+from ixflow.extraction.cost import cost_lines
+from ixflow.extraction.estimator import FACTORS, ThroughputEstimate
 from ixflow.extraction.intent import ExtractionIntent
 from ixflow.extraction.plan import ExecutionPlan, PlanResult
 from ixflow.extraction.plan_record import read_result, result_record
@@ -17,13 +19,15 @@ from ixflow.extraction.state import StatePlace
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-__all__ = ["Explanation", "explain", "prepare", "remember"]
+__all__ = ["Explanation", "basis_lines", "explain", "prepare", "remember"]
 
 _log = logging.getLogger("ixflow")
 
 # The plans that the state could not keep.
 _unsaved: dict[str, PlanResult] = {}
 _lock = threading.Lock()
+
+_SHOWN_FACTORS = 2
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,10 @@ class Explanation:
             f"at {result.throughput_estimate:,.0f} rows/s "
             f"({result.throughput_method}, {result.throughput_confidence} confidence)"
         )
+        yield from basis_lines(result.throughput_basis)
         yield f"Workers: {plan.worker_count} ({result.worker_source})"
         yield f"  {result.worker_resolution}"
+        yield from (f"  but {warning}" for warning in result.worker_resolution.warnings)
         yield f"Consistency: {plan.consistency}"
         if plan.consistency == "one snapshot":
             yield f"Snapshot: {_sharing(result)}"
@@ -64,7 +70,32 @@ class Explanation:
         if result.cost_estimate is not None:
             parts = ", ".join(f"{k} {v:g}" for k, v in result.cost_estimate.breakdown.items())
             yield f"Cost: {result.cost_estimate.total:.4f} ({parts})"
+            yield from cost_lines(result.cost_comparison)
         yield f"Verdict: {result.verdict}"
+
+
+def basis_lines(basis: ThroughputEstimate | None) -> Iterator[str]:
+    """Say which runs an estimate rests on, and what takes confidence from it."""
+    if basis is None:
+        return
+    if basis.runs:
+        runs = "run" if basis.runs == 1 else "runs"
+        yield f"  of {basis.runs} comparable {runs}, between {_between(basis)} rows/s"
+    if basis.similarity is not None:
+        yield (
+            f"  {basis.matched_runs} of them in circumstances like now, up to "
+            f"{basis.similarity:.2f} alike, which count {basis.blend_weight:.0%}"
+        )
+    said = [FACTORS.get(name, name) for name in basis.factors]
+    if said and basis.runs:
+        more = len(said) - _SHOWN_FACTORS
+        others = f", and {more} more" if more > 0 else ""
+        yield f"  but {'; '.join(said[:_SHOWN_FACTORS])}{others}"
+
+
+def _between(basis: ThroughputEstimate) -> str:
+    low, high = basis.bounds or (0.0, 0.0)
+    return f"{low:,.0f} and {high:,.0f}"
 
 
 def _sharing(result: PlanResult) -> str:
@@ -127,9 +158,11 @@ def explain(intent: ExtractionIntent, *, state_url: str | sa.URL | None = None) 
     Raises:
         ValidationError: nothing was planned for it yet.
         UnsupportedPlanVersion: another release has planned it.
+        PlanCorruptionError: what the state holds of it is no plan.
         StateUnavailable, UnsupportedState: the state cannot be read.
 
     """
+    _expect_intent(intent)
     with _lock:
         result = _unsaved.get(intent.identity())
     if result is not None:
@@ -141,3 +174,9 @@ def explain(intent: ExtractionIntent, *, state_url: str | sa.URL | None = None) 
         msg = f"no plan of {intent.object_name} is remembered in {place}; call plan() first"
         raise ValidationError(msg, object_name=intent.object_name)
     return Explanation(read_result(found[0], intent))
+
+
+def _expect_intent(intent: object) -> None:
+    if not isinstance(intent, ExtractionIntent):
+        msg = f"intent must be an ExtractionIntent, not {type(intent).__name__}"
+        raise ValidationError(msg, argument="intent")

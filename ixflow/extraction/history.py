@@ -22,7 +22,16 @@ from ixflow.extraction.storage import OutputPlace
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-__all__ = ["Run", "Task", "find_row", "history", "last_planned_at", "run_named", "tasks_of"]
+__all__ = [
+    "Run",
+    "Task",
+    "find_row",
+    "history",
+    "last_estimate",
+    "last_planned_at",
+    "run_named",
+    "tasks_of",
+]
 
 _MISSING_SIGNS = 20
 """A run on another machine is given up after so many signs of life that did not come."""
@@ -184,6 +193,18 @@ def last_planned_at(identity: str, place: StatePlace) -> str | None:
     with place.look() as state:
         found = None if state is None else state.last_plan(identity)
     return None if found is None else found[1]
+
+
+def last_estimate(identity: str, place: StatePlace) -> dict[str, Any] | None:
+    """Give what the last plan of a table estimated, by the names that `PlanResult` has."""
+    with place.look() as state:
+        found = None if state is None else state.last_plan(identity)
+    if found is None:
+        return None
+    record = found[0]
+    names = [name for name in record if name.startswith("throughput_")]
+    seconds = record["plan"]["estimated_seconds"]
+    return {"estimated_seconds": seconds, **{name: record[name] for name in names}}
 
 
 def _settled(

@@ -11,16 +11,16 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
 import sqlalchemy as sa
 
-from ixflow.dialects import Dialect, Held, Reader, connected
+from ixflow.dialects import Dialect, Held, connected, run
 from ixflow.errors import ExecutionError, IxflowError, ValidationError
-from ixflow.extraction.cursor import CursorPlan, Window
 from ixflow.extraction.manifest import ColumnRecord, Manifest, WindowRecord
 from ixflow.extraction.output import Run, place_of
 from ixflow.extraction.plan import ExecutionPlan
 from ixflow.extraction.selection import salt_digest, shown_error
+from ixflow.tables.cursor import CursorPlan, Window
+from ixflow.tables.window import Looking, Relation, condition_of
 from ixflow.values import Column, TablePart
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ __all__ = [
     "Increment",
     "base_of",
     "check_start",
-    "condition_of",
     "cursor_advice",
     "open_window",
     "planned_cursor",
@@ -84,7 +83,12 @@ def base_of(
         ValidationError: it was read another way, so that new rows do not fit to its rows.
 
     """
-    base = place_of(intent).published()
+    return _fitting(place_of(intent).published(), intent, cursor, columns)
+
+
+def _fitting(
+    base: Manifest | None, intent: ExtractionIntent, cursor: CursorPlan, columns: Sequence[Column]
+) -> Manifest | None:
     if base is None or base.window is None:
         return None
     changes = list(_changes(base, intent, columns))
@@ -144,88 +148,10 @@ def open_window(
         msg = f"the plan of {plan.object_name} is not incremental"
         raise ValidationError(msg, table=plan.object_name)
     mark = None if base is None or base.window is None else base.window.high_watermark
-    first = base is None
+    relation = Relation(TablePart(plan.table), plan.query, plan.where, plan.object_name)
     with held.open_reader() as reader:
-        looking = _Looking(plan, cursor, dialect, reader)
-        looking.refuse_nulls()
-        greatest = looking.greatest(mark or cursor.start, None)
-        # Infinity is refused also where it is not settled, since it never will be.
-        window = cursor.window(mark, greatest, first=first)
-        if settled is not None:
-            greatest = looking.greatest(mark or cursor.start, settled)
-            window = cursor.window(mark, greatest, first=first)
-    return window
-
-
-class _Looking:
-    """Questions about the cursor column, in the moment that is read."""
-
-    def __init__(
-        self, plan: ExecutionPlan, cursor: CursorPlan, dialect: Dialect, reader: Reader
-    ) -> None:
-        self._plan, self._cursor, self._dialect, self._reader = plan, cursor, dialect, reader
-        self._column = Column(cursor.column, cursor.sql_type, pa.string(), as_text=True)
-        self._part = TablePart(plan.table)
-        self._name = dialect.quote(cursor.column)
-
-    def greatest(self, mark: str | None, below: str | None) -> str | None:
-        """Give the greatest key from a mark on and below a bound, as text; None: there is none."""
-        limits = {">=": mark, "<": below}
-        conditions = [
-            f"{self._name} {sign} {self._literal(text)}"
-            for sign, text in limits.items()
-            if text is not None
-        ]
-        query = self._plan.query
-        return self._one(
-            self._dialect.greatest(self._part, self._column, query=query, where=conditions)
-        )
-
-    def refuse_nulls(self) -> None:
-        """Refuse rows without a key, if that is what shall happen to them."""
-        if not self._cursor.nullable or self._cursor.nulls != "refuse":
-            return
-        relation = (
-            f"({self._plan.query}\n) AS {self._dialect.quote('q')}"
-            if self._plan.query
-            else self._dialect.qualified(self._plan.table)
-        )
-        kept = "" if self._plan.where is None else f" AND ({self._plan.where}\n)"
-        alias = "" if self._plan.query else f" AS {self._dialect.quote(self._plan.table.name)}"
-        rest = f"FROM {relation}{alias} WHERE {self._name} IS NULL{kept} ORDER BY 1"
-        found = self._one(self._dialect.first_row(f"'1' AS {self._name}", rest))
-        if found is not None:
-            msg = (
-                f"{self._plan.object_name} has rows whose {self._cursor.column} is NULL, which no "
-                f"window of it holds; give Cursor({self._cursor.column!r}, nulls='first run') or "
-                f"nulls='each run'"
-            )
-            raise ValidationError(msg, column=self._cursor.column, table=self._plan.object_name)
-
-    def _literal(self, text: str) -> str:
-        return self._dialect.literal(text, self._cursor.sql_type)
-
-    def _one(self, sql: str) -> str | None:
-        with self._reader.read(sql, [self._column]) as batches:
-            values = [value for batch in batches for value in batch.column(0).to_pylist()]
-        return None if not values else str(values[0])
-
-
-def condition_of(dialect: Dialect, window: Window) -> str:
-    """Write the condition for the rows of a window."""
-    if window.is_empty:
-        return "1 = 0"
-    name, sql_type = dialect.quote(window.cursor.column), window.cursor.sql_type
-    limits = []
-    if window.high is not None:
-        limits.append(f"{name} <= {dialect.literal(window.high, sql_type)}")
-        if window.low is not None:
-            sign = ">=" if window.low_included else ">"
-            limits.append(f"{name} {sign} {dialect.literal(window.low, sql_type)}")
-    keyed = " AND ".join(limits)
-    if not window.nulls:
-        return keyed
-    return f"({keyed}) OR {name} IS NULL" if keyed else f"{name} IS NULL"
+        looking = Looking(relation, cursor, dialect, reader)
+        return looking.window(mark, first=base is None, settled=settled)
 
 
 def check_start(dialect: Dialect, conn: sa.Connection, part: TablePart, cursor: CursorPlan) -> None:
@@ -237,15 +163,22 @@ def check_start(dialect: Dialect, conn: sa.Connection, part: TablePart, cursor: 
     """
     if cursor.start is None:
         return
+    said = ""
     try:
-        where = f"{dialect.quote(cursor.column)} > {dialect.literal(cursor.start, cursor.sql_type)}"
+        start = dialect.literal(cursor.start, cursor.sql_type)
+        # Some servers never look at a value in a condition that nothing can meet.
+        run(conn, f"SELECT {start}").all()
+        where = f"{dialect.quote(cursor.column)} > {start}"
         dialect.check_filter(conn, part, where, part.table.name)
     except sa.exc.DBAPIError as error:
         if error.connection_invalidated or dialect.is_transient(error):
             raise
         said = " ".join(str(error.orig or error).split())
+    except ValidationError as error:
+        said = str(error)
+    if said:
         msg = f"incremental_value {cursor.start!r} is no {cursor.sql_type}: {said}"
-        raise ValidationError(msg, argument="incremental_value") from None
+        raise ValidationError(msg, argument="incremental_value")
 
 
 def record_of(window: Window) -> WindowRecord:
@@ -274,6 +207,7 @@ class Increment:
         """Take what is planned; nothing is read yet."""
         self.plan, self.intent = plan, intent
         self.base: Manifest | None = None
+        self._replaced: str | None = None
         self._settled: str | None = None
 
     def begin(self, *, own_moment: bool) -> None:
@@ -287,7 +221,9 @@ class Increment:
         cursor = self.plan.cursor
         if cursor is None:
             return
-        self.base = base_of(self.intent, cursor, self.plan.columns)
+        published = place_of(self.intent).published()
+        self.base = _fitting(published, self.intent, cursor, self.plan.columns)
+        self._replaced = None if published is None else published.run_id
         if cursor.semantics == "settled" and not own_moment:
             msg = (
                 f"{self.plan.object_name} is incremental and 'settled': what is settled must be "
@@ -316,6 +252,20 @@ class Increment:
             raise ExecutionError(msg, table=str(self.plan.table), errors={}) from None
         return condition_of(dialect, self.window)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say what the run has left for later ones, though it is there."""
+        held_back = self.window.held_back if self.plan.cursor is not None else None
+        if held_back is None:
+            return ()
+        name, column = self.plan.object_name, self.window.cursor.column
+        note = (
+            f"rows of {name} whose {column} is {held_back} or later are held back: transactions "
+            f"that were open then, or of the last second, may still add rows there; a later run "
+            f"reads them"
+        )
+        return (note,)
+
     def complete(self, manifest: Manifest, directory: Run) -> Manifest:
         """Put the files of the runs before into the manifest, and the window.
 
@@ -325,7 +275,7 @@ class Increment:
         """
         if self.plan.cursor is None:
             return manifest
-        made = dataclasses.replace(manifest, window=record_of(self.window))
+        made = dataclasses.replace(manifest, window=record_of(self.window), replaces=self._replaced)
         if self.base is None:
             return made
         # A file without rows tells the columns, which the files before do already.

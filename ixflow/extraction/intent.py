@@ -14,15 +14,16 @@ from ixflow.dialects import Dialect, dialect_named
 from ixflow.dialects.fragments import checked_filter, checked_query
 from ixflow.errors import ValidationError
 from ixflow.extraction.bucket import BucketUrl, is_bucket_url
-from ixflow.extraction.cursor import Cursor
 from ixflow.extraction.limits import (
     DEFAULT_LOCK_TIMEOUT,
     DEFAULT_MEMORY,
+    DEFAULT_SILENCE,
     DEFAULT_SNAPSHOT_AGE,
-    bytes_of,
+    budget_of,
     seconds_of,
 )
 from ixflow.secrets import masked, redact, secrets_of
+from ixflow.tables.cursor import Cursor
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -82,6 +83,8 @@ class ExtractionIntent:
         statement_timeout: how long one query may take, with the taking of its rows: seconds, or a
             text like ``"30min"``; None: as long as a snapshot may.
         lock_timeout: how long to wait for the source's locks.
+        silence_timeout: after how long without a byte the server is asked whether it still works
+            on the query, and the network gives up a peer that is gone; None: only the network does.
         max_snapshot_age: how long a run may keep one snapshot open, which holds back the source's
             cleaning (VACUUM, purge); None: as long as it takes.
 
@@ -118,6 +121,7 @@ class ExtractionIntent:
     memory_budget: int | str = field(default=DEFAULT_MEMORY, kw_only=True)
     statement_timeout: float | str | None = field(default=None, kw_only=True)
     lock_timeout: float | str = field(default=DEFAULT_LOCK_TIMEOUT, kw_only=True)
+    silence_timeout: float | str | None = field(default=DEFAULT_SILENCE, kw_only=True)
     max_snapshot_age: float | str | None = field(default=DEFAULT_SNAPSHOT_AGE, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -138,8 +142,8 @@ class ExtractionIntent:
         if self.max_workers is not None and not _is_count(self.max_workers):
             msg = f"max_workers is {self.max_workers!r}; it must be from 1 to {_MOST_WORKERS}"
             raise ValidationError(msg, max_workers=self.max_workers)
-        bytes_of("memory_budget", self.memory_budget)
-        for name in ("statement_timeout", "max_snapshot_age"):
+        budget_of(self.memory_budget, self.output_dir)
+        for name in ("statement_timeout", "silence_timeout", "max_snapshot_age"):
             seconds_of(name, getattr(self, name))
         if seconds_of("lock_timeout", self.lock_timeout) is None:
             raise ValidationError("lock_timeout is None; give a time like '60s'")
@@ -190,6 +194,8 @@ class ExtractionIntent:
     def _check_output(self) -> None:
         """Refuse a format and a place that do not go together."""
         text = str(self.output_dir)
+        if "\0" in text:
+            raise ValidationError("output_dir holds a NUL character; no path has one")
         wanted = _SCHEMES.get(self.output_format)
         if wanted and not text.startswith(wanted):
             msg = f"output_format {self.output_format!r} needs an output_dir below {wanted}"

@@ -10,16 +10,18 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from ixflow.errors import IxflowError
+from ixflow.extraction.circumstances import Circumstances
 from ixflow.extraction.controller import ControllerState, Sample, evaluate, first_state
 from ixflow.extraction.diagnosis import Diagnosis, RunFacts, diagnose
 from ixflow.extraction.experience import NOTHING, BenchmarkFacts, Experience, Lesson, shape_of
-from ixflow.extraction.migrations import benchmarks, controller, deviations
+from ixflow.extraction.migrations import benchmarks, controller, deviations, runs
+from ixflow.extraction.processes import Process
 from ixflow.extraction.state import StatePlace, now
 from ixflow.values import Column
 
@@ -32,6 +34,7 @@ __all__ = [
     "experience",
     "forget",
     "lesson_for",
+    "running_now",
     "save_benchmark",
 ]
 
@@ -39,6 +42,9 @@ _log = logging.getLogger("ixflow")
 
 _MOST_SAMPLES = 200
 """How many runs back anything looks."""
+
+_SECONDS_WITHOUT_SIGN = 60.0
+"""A run that gave no sign of life for so long is not counted as one that runs."""
 
 
 def experience(
@@ -55,6 +61,7 @@ def experience(
                     samples=tuple(_samples(conn, identity, shape)),
                     controller=_controller(conn, identity, shape),
                     benchmark=_benchmark(conn, identity),
+                    concurrent=running_now(conn, intent),
                 )
     except (IxflowError, KeyError, TypeError, ValueError) as error:
         # Not to know is no reason not to plan.
@@ -78,6 +85,8 @@ def _samples(conn: sa.Connection, identity: str, shape: str) -> list[Sample]:
             throughput=row["rows_per_second"],
             rows=row["rows_extracted"],
             latency_ms=row["latency_ms"] or 0.0,
+            age_days=_days_since(row["noted_at"]),
+            circumstances=Circumstances.from_json(row["circumstances_json"]),
         )
         for row in reversed(conn.execute(query).mappings().all())
     ]
@@ -110,14 +119,28 @@ def _benchmark(conn: sa.Connection, identity: str) -> BenchmarkFacts | None:
     row = conn.execute(query).mappings().one_or_none()
     if row is None:
         return None
-    age = datetime.now(UTC) - datetime.fromisoformat(row["benchmarked_at"])
     return BenchmarkFacts(
         optimal_workers=row["optimal_workers"],
         confidence=row["confidence"],
         signal_strength=row["signal_strength"],
         row_estimate=row["row_estimate"],
-        age_days=age.total_seconds() / 86_400,
+        age_days=_days_since(row["benchmarked_at"]),
     )
+
+
+def _days_since(time: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds() / 86_400
+
+
+def running_now(conn: sa.Connection, intent: ExtractionIntent) -> int:
+    """Count the runs that read from the intent's database now, as far as this state knows."""
+    lately = datetime.now(UTC) - timedelta(seconds=_SECONDS_WITHOUT_SIGN)
+    since = lately.isoformat(timespec="microseconds")
+    process = (runs.c.machine, runs.c.pid, runs.c.process_started)
+    running = (runs.c.status == "running", runs.c.seen_at >= since)
+    found = conn.execute(sa.select(runs.c.source_json, *process).where(*running)).all()
+    mine = [row for row in found if json.loads(row.source_json) == intent.source()]
+    return sum(Process(*row[1:]).alive() is not False for row in mine)
 
 
 def save_benchmark(
@@ -197,6 +220,7 @@ def _note(lesson: Lesson, run: RunFacts, found: Diagnosis) -> dict[str, Any]:
         "categories_json": json.dumps(found.categories),
         "reasons_json": json.dumps(found.reasons, ensure_ascii=False),
         "not_learned": lesson.not_learned,
+        "circumstances_json": lesson.circumstances and lesson.circumstances.to_json(),
     }
 
 

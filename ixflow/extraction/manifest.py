@@ -130,7 +130,8 @@ class Manifest:
     newer snapshot. Times are ISO 8601 in UTC.
 
     An incremental run has a ``window``; its ``files`` are those of the runs before, too, on from
-    ``base_run_id``. ``where``, ``query`` and ``salt_digest`` say which rows, and under which masks.
+    ``base_run_id``, and ``replaces`` is the run that was published when it began. ``where``,
+    ``query`` and ``salt_digest`` say which rows, and under which masks.
     """
 
     run_id: str
@@ -155,6 +156,7 @@ class Manifest:
     salt_digest: str | None = None
     window: WindowRecord | None = None
     base_run_id: str | None = None
+    replaces: str | None = None
 
     @property
     def runs(self) -> set[str]:
@@ -173,17 +175,21 @@ class Manifest:
         )
 
     def refuse_other_base(self, published: str | None) -> None:
-        """See that the run goes on from what is published at this moment.
+        """See that an incremental run goes on from what is published at this moment.
+
+        Else the high watermark could go back, and rows would be new twice.
 
         Raises:
             ExecutionError: another run has published meanwhile.
 
         """
-        if self.base_run_id in (None, published):
+        begun_on = self.base_run_id or self.replaces
+        if self.window is None or begun_on == published:
             return
+        on = f"went on from {begun_on}" if begun_on else "read from the beginning"
         msg = (
-            f"{self.object_name} was published by run {published} while run {self.run_id} went on "
-            f"from {self.base_run_id}; nothing was published. Run it again"
+            f"{self.object_name} was published by run {published} while run {self.run_id} {on}; "
+            f"nothing was published. Run it again"
         )
         raise ExecutionError(msg, run_id=self.run_id, table=self.table, errors={})
 

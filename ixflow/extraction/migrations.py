@@ -75,6 +75,8 @@ runs = sa.Table(
     sa.Index("ixflow_extraction_runs_of", "identity", "started_at"),
 )
 
+_running = sa.Index("ixflow_extraction_runs_alive", runs.c.status, runs.c.seen_at)
+
 tasks = sa.Table(
     "ixflow_extraction_tasks",
     _metadata,
@@ -135,6 +137,7 @@ deviations = sa.Table(
     sa.Column("categories_json", _LONG, nullable=False),
     sa.Column("reasons_json", _LONG, nullable=False),
     sa.Column("not_learned", _LONG),
+    sa.Column("circumstances_json", sa.String(500)),
     sa.Index("ixflow_extraction_deviations_of", "identity", "shape", "number"),
 )
 
@@ -170,9 +173,19 @@ def _version_3(conn: sa.Connection) -> None:
         conn.exec_driver_sql(f"ALTER TABLE {runs.name} ADD COLUMN resumed_from VARCHAR(64)")
 
 
+def _version_4(conn: sa.Connection) -> None:
+    """The circumstances of a run, and a way to find those that run now without reading the rest."""
+    looked = sa.inspect(conn)
+    known = {column["name"] for column in looked.get_columns(deviations.name)}
+    if deviations.c.circumstances_json.name not in known:
+        conn.exec_driver_sql(f"ALTER TABLE {deviations.name} ADD circumstances_json VARCHAR(500)")
+    if _running.name not in {index["name"] for index in looked.get_indexes(runs.name)}:
+        _running.create(conn)
+
+
 Step = Callable[[sa.Connection], None]
 
-MIGRATIONS: tuple[Step, ...] = (_version_1, _version_2, _version_3)
+MIGRATIONS: tuple[Step, ...] = (_version_1, _version_2, _version_3, _version_4)
 """The step at place n makes version n + 1."""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ixflow.extraction.circumstances import Circumstances
 from ixflow.extraction.migrations import controller, deviations
 from ixflow.extraction.state import StatePlace
 
@@ -32,6 +33,7 @@ class Note:
     categories: tuple[str, ...]
     reasons: tuple[str, ...]
     not_learned: str | None
+    circumstances: Circumstances | None = None
 
 
 _SAME = (
@@ -62,6 +64,7 @@ def _notes(place: StatePlace, query: sa.Select[Any]) -> dict[str, Note]:
             **{name: row[name] for name in _SAME},
             categories=tuple(json.loads(row["categories_json"])),
             reasons=tuple(json.loads(row["reasons_json"])),
+            circumstances=Circumstances.from_json(row["circumstances_json"]),
         )
         for row in rows
     }

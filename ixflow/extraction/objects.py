@@ -30,7 +30,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ixflow.errors import ExecutionError, OutputNotWritable, ValidationError
-from ixflow.extraction.bucket import Bucket, BucketUrl, ObjectFile, StoredObject
+from ixflow.extraction.bucket import (
+    LEAST_UPLOAD,
+    MOST_UPLOAD,
+    Bucket,
+    BucketUrl,
+    ObjectFile,
+    StoredObject,
+)
 from ixflow.extraction.manifest import MANIFEST_NAME, FileRecord, Left, Manifest
 from ixflow.extraction.processes import Process, this_process
 from ixflow.extraction.storage import safe_name
@@ -235,9 +242,9 @@ class ObjectRun:
         """Say where a file is."""
         return f"{self._place.location}/{self.run_id}/{name}"
 
-    def create(self, name: str) -> ObjectFile:
-        """Begin a file."""
-        return self._bucket.create(f"{self._home}/{name}")
+    def create(self, name: str, upload_bytes: int = MOST_UPLOAD) -> ObjectFile:
+        """Begin a file, which holds so many bytes at most while it is sent."""
+        return self._bucket.create(f"{self._home}/{name}", upload_bytes)
 
     def remove(self, name: str) -> None:
         """Remove a file; one that cannot be removed now goes with the run."""
@@ -263,7 +270,7 @@ class ObjectRun:
 
     def _copied(self, source: str, file: FileRecord) -> bool:
         # The store's own copy would not show us the content, and stand-ins copy nothing.
-        target, digest = self.create(file.name), hashlib.sha256()
+        target, digest = self.create(file.name, LEAST_UPLOAD), hashlib.sha256()
         try:
             for chunk in self._bucket.chunks(source):
                 digest.update(chunk)

@@ -46,8 +46,8 @@ class Files(Protocol):
     def location(self, name: str, /) -> str:
         """Say where a file is: an absolute path or a URL."""
 
-    def create(self, name: str, /) -> OutputFile:
-        """Begin a file."""
+    def create(self, name: str, upload_bytes: int = ..., /) -> OutputFile:
+        """Begin a file; one that is sent somewhere holds so many bytes of it at most."""
 
     def remove(self, name: str, /) -> None:
         """Remove a file that was finished."""

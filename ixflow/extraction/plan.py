@@ -17,12 +17,13 @@ import pyarrow as pa
 
 from ixflow.dialects.types import arrow_schema
 from ixflow.errors import UnsupportedPlanVersion, ValidationError
-from ixflow.extraction.cursor import CursorPlan
+from ixflow.tables.cursor import CursorPlan
 from ixflow.values import Column, KeyRange, PageRange, TableName, TablePart
 
 if TYPE_CHECKING:
     from ixflow.extraction.context import RuntimeContext, WorkerResolution
-    from ixflow.extraction.cost import CostEstimate
+    from ixflow.extraction.cost import CostEstimate, CostOption
+    from ixflow.extraction.estimator import ThroughputEstimate
     from ixflow.extraction.experience import Lesson
     from ixflow.extraction.intent import ExtractionIntent
     from ixflow.extraction.profile import SourceProfile
@@ -196,9 +197,10 @@ class PlanResult:
     ``verdict`` is ``SAFE TO RUN``, ``SAFE WITH WARNINGS`` or ``NOT RECOMMENDED``; ``advisories``
     say why it is not the first. ``is_safe`` means exactly the first: to run with warnings too, ask
     for ``not is_not_recommended``. ``cost_estimate`` is None without rates.
-    ``throughput_estimate`` is in rows a second; ``throughput_method`` is ``history`` or ``cold
-    start``, ``throughput_confidence`` ``low``, ``medium`` or ``high``. ``lesson`` is what the run
-    may teach.
+    ``throughput_estimate`` is in rows a second; ``throughput_method`` is ``blended``, ``history``
+    or ``cold start``, ``throughput_confidence`` ``low``, ``medium`` or ``high``;
+    ``throughput_basis`` is what they rest on. ``cost_comparison`` is what fewer and more workers
+    would cost, empty without rates. ``lesson`` is what the run may teach.
     """
 
     plan: ExecutionPlan
@@ -213,6 +215,8 @@ class PlanResult:
     runtime_context: RuntimeContext | None = None
     throughput_method: str = "cold start"
     throughput_confidence: str = "low"
+    throughput_basis: ThroughputEstimate | None = None
+    cost_comparison: tuple[CostOption, ...] = ()
     lesson: Lesson | None = None
 
     @property

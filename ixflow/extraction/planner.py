@@ -5,13 +5,20 @@ Nothing here reads anything; what is known comes in as `Facts`.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from ixflow.extraction import advisories
+from ixflow.extraction.circumstances import Circumstances
 from ixflow.extraction.context import RuntimeContext, WorkerResolution, resolve_workers
 from ixflow.extraction.controller import MOST_WORKERS
-from ixflow.extraction.cost import GB, CostConfig, CostEstimate, estimate_cost
+from ixflow.extraction.cost import (
+    CostConfig,
+    CostEstimate,
+    CostOption,
+    compare_costs,
+    estimate_cost,
+)
 from ixflow.extraction.estimator import ThroughputEstimate, estimate_throughput
 from ixflow.extraction.experience import NOTHING, Experience, start_workers
 from ixflow.extraction.plan import Consistency, ExtractionTask
@@ -21,10 +28,6 @@ from ixflow.extraction.tasks import cut_tasks, strategy_of
 __all__ = ["RULES", "Draft", "Facts", "decide", "wants_several"]
 
 SAFE, WARNINGS, NOT_RECOMMENDED = "SAFE TO RUN", "SAFE WITH WARNINGS", "NOT RECOMMENDED"
-
-_LONG_SNAPSHOT_SECONDS = 30 * 60
-_NEARLY_FULL = 0.8
-
 
 _ONE_WORKER = WorkerResolution(1, (("base", 1),))
 _NO_ESTIMATE = ThroughputEstimate(0.0, "cold start", "low")
@@ -36,7 +39,7 @@ class Facts:
 
     ``memory_workers`` is how many workers have room in memory, ``connection_cap`` how many
     connections all runs on this machine may have, ``free_bytes`` what is left on the output's
-    disk, ``known`` what earlier runs tell.
+    disk, ``known`` what earlier runs tell, ``now`` the circumstances it is planned in.
     """
 
     profile: SourceProfile
@@ -48,6 +51,7 @@ class Facts:
     cpus: int = 1
     free_bytes: int | None = None
     known: Experience = NOTHING
+    now: Circumstances | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ class Draft:
     throughput: ThroughputEstimate = _NO_ESTIMATE
     seconds: float = 0.0
     cost: CostEstimate | None = None
+    cost_options: tuple[CostOption, ...] = ()
     blocks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     verdict: str = SAFE
@@ -120,12 +125,15 @@ def set_workers(draft: Draft, facts: Facts) -> Draft:
     if chosen_by != draft.worker_source:
         chain = ((draft.worker_source, recommended), (chosen_by, base), *resolution.steps)
         resolution = replace(resolution, steps=chain)
+    if facts.context and facts.context.concurrent_extractions and facts.connection_cap is None:
+        idle = "concurrent_extractions changed nothing: there is no max_source_connections"
+        resolution = replace(resolution, warnings=(*resolution.warnings, idle))
     blocks = (resolution.infeasible,) if resolution.infeasible else ()
     return replace(
         draft,
         workers=resolution.workers,
         worker_source=source,
-        worker_cap=min(least, MOST_WORKERS),
+        worker_cap=max(1, min(least, MOST_WORKERS)),
         chosen_by=chosen_by,
         held_back=least < base and by == "the intent",
         resolution=resolution,
@@ -140,10 +148,18 @@ def _hard_caps(facts: Facts) -> dict[str, int]:
         "connections": profile.available_connections_safe if profile.shares_snapshot else 1,
         "the intent": facts.max_workers,
         "the memory budget": facts.memory_workers,
-        # One connection holds the snapshot.
-        "the cap on connections": facts.connection_cap and max(1, facts.connection_cap - 1),
+        "the cap on connections": _connections_left(facts),
     }
     return {name: most for name, most in caps.items() if most is not None}
+
+
+def _connections_left(facts: Facts) -> int | None:
+    """Take from the cap what other extractions have, and the one that holds the snapshot."""
+    if facts.connection_cap is None:
+        return None
+    others = (facts.context and facts.context.concurrent_extractions) or 0
+    left = facts.connection_cap - others
+    return max(1, left - 1) if left > 0 else 0
 
 
 def size_tasks(draft: Draft, facts: Facts) -> Draft:
@@ -158,71 +174,43 @@ def drop_idle_workers(draft: Draft, facts: Facts) -> Draft:
 
 
 def estimate(draft: Draft, facts: Facts) -> Draft:
-    """Estimate the seconds, from comparable runs if there are any."""
+    """Estimate the seconds, from comparable runs if there are any: of rows, too, after a filter."""
     profile = facts.profile
     found = estimate_throughput(
         facts.known.samples,
         rows=profile.row_count_estimate,
         workers=draft.workers,
         row_bytes=profile.avg_row_bytes,
+        latency_ms=profile.latency_p50_ms,
+        now=facts.now,
     )
-    seconds = round(max(0, profile.row_count_estimate) / max(found.value, 1.0), 1)
+    rows = max(0, profile.row_count_estimate) * found.rows_share
+    seconds = round(rows / max(found.value, 1.0), 1)
     return replace(draft, throughput=found, seconds=seconds)
 
 
 def price(draft: Draft, facts: Facts) -> Draft:
-    """Price the estimate at the caller's rates, if there are any."""
+    """Price the estimate at the caller's rates, if there are any, beside fewer and more workers."""
     if facts.rates is None or facts.rates.is_zero:
         return draft
-    cost = estimate_cost(
+    size = facts.profile.size_bytes
+    cost = estimate_cost(facts.rates, workers=draft.workers, seconds=draft.seconds, size_bytes=size)
+    options = compare_costs(
         facts.rates,
         workers=draft.workers,
+        most=advisories.most_workers(draft, facts),
         seconds=draft.seconds,
-        size_bytes=facts.profile.size_bytes,
+        size_bytes=size,
     )
-    return replace(draft, cost=cost)
+    return replace(draft, cost=cost, cost_options=tuple(options))
 
 
 def advise(draft: Draft, facts: Facts) -> Draft:
     """Compare the estimates with the limits that were given, and say what is exceeded."""
-    blocks = draft.blocks + tuple(_blocks(draft, facts))
-    return replace(draft, blocks=blocks, warnings=draft.warnings + tuple(_warnings(draft, facts)))
-
-
-def _blocks(draft: Draft, facts: Facts) -> Iterator[str]:
-    ctx = facts.context or RuntimeContext()
-    window, size = ctx.maintenance_window_minutes, facts.profile.size_bytes
-    if window is not None and draft.seconds > window * 60:
-        minutes = draft.seconds / 60
-        yield f"maintenance window: estimated {minutes:.1f} min, the window has {window:g} min"
-    if ctx.disk_budget_gb is not None and size > ctx.disk_budget_gb * GB:
-        yield f"disk budget: up to {size / GB:.2f} GB, the budget is {ctx.disk_budget_gb:g} GB"
-    if facts.free_bytes is not None and size > facts.free_bytes:
-        free = facts.free_bytes / GB
-        yield f"disk space: up to {size / GB:.2f} GB, the output's disk has {free:.2f} GB free"
-
-
-def _warnings(draft: Draft, facts: Facts) -> Iterator[str]:
-    ctx = facts.context or RuntimeContext()
-    target, size = ctx.target_duration_seconds, facts.profile.size_bytes
-    if target is not None and draft.seconds > target:
-        yield f"target duration: estimated {draft.seconds:g} s, the target is {target:g} s"
-    if ctx.disk_budget_gb is not None and _NEARLY_FULL < _share(size, ctx.disk_budget_gb) <= 1:
-        yield f"disk budget: up to {size / GB:.2f} of {ctx.disk_budget_gb:g} GB"
-    if ctx.egress_budget_gb is not None and size > ctx.egress_budget_gb * GB:
-        budget = ctx.egress_budget_gb
-        yield f"egress budget: up to {size / GB:.2f} GB, the budget is {budget:g} GB"
-    if facts.profile.shares_snapshot and draft.seconds > _LONG_SNAPSHOT_SECONDS:
-        minutes = draft.seconds / 60
-        cleaning = "keeps the server from cleaning up (VACUUM, purge) so long"
-        yield f"the snapshot stays open for about {minutes:.0f} min and {cleaning}"
-    yield from facts.profile.cursor_advice
-    if draft.consistency == "per connection":
-        yield f"one snapshot of all rows cannot be had: {facts.profile.snapshot_advice}"
-
-
-def _share(size: int, budget_gb: float) -> float:
-    return size / (budget_gb * GB) if budget_gb else math.inf
+    blocks = (*draft.blocks, *advisories.blocks(draft, facts))
+    return replace(
+        draft, blocks=blocks, warnings=(*draft.warnings, *advisories.warnings(draft, facts))
+    )
 
 
 def judge(draft: Draft, facts: Facts) -> Draft:

@@ -12,9 +12,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ixflow.dialects import Dialect, KeyCuts, connected
-from ixflow.extraction.cursor import CursorPlan
+from ixflow.extraction.limits import seconds_of
 from ixflow.extraction.selection import hidden_columns
 from ixflow.extraction.source_object import find_object
+from ixflow.tables.cursor import CursorPlan
 from ixflow.values import Column, TableName, TablePart
 
 if TYPE_CHECKING:
@@ -204,7 +205,10 @@ def _connection(intent: ExtractionIntent) -> Iterator[tuple[sa.Connection, float
     started = time.perf_counter()
     try:
         with connected(engine) as conn:
-            yield conn, round((time.perf_counter() - started) * 1000, 2)
+            connection_ms = round((time.perf_counter() - started) * 1000, 2)
+            # Somebody may be changing the table; a plan waits no longer for that than a run.
+            intent.dialect.bound_waits(conn, seconds_of("", intent.lock_timeout) or 60.0)
+            yield conn, connection_ms
     finally:
         engine.dispose()
 

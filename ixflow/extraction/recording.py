@@ -14,16 +14,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ixflow.errors import ExecutionError
 from ixflow.events import BackedOff, ChunkExtracted, Event, listen
+from ixflow.extraction.circumstances import machine_load
 from ixflow.extraction.context import RuntimeContext
 from ixflow.extraction.diagnosis import RunFacts
 from ixflow.extraction.experience import Lesson
 from ixflow.extraction.intent import ExtractionIntent
-from ixflow.extraction.learning import add_lesson, lesson_for
+from ixflow.extraction.learning import add_lesson, lesson_for, running_now
 from ixflow.extraction.plan import ExecutionPlan
 from ixflow.extraction.processes import this_process
 from ixflow.extraction.state import State, StatePlace, now
@@ -73,6 +75,17 @@ class Recording:
         self._telling_tasks = threading.Lock()
         self._ended, self._news = threading.Event(), threading.Event()
         self._published = False
+
+    def begins(self, state: State) -> None:
+        """Note the circumstances of the moment, before the run itself is one that runs."""
+        planned = self._lesson.circumstances
+        if planned is None:
+            return
+        with state.reading() as conn:
+            concurrent = running_now(conn, self._intent)
+        moment, load = datetime.now(UTC), machine_load()
+        seen = planned.at_start(concurrent=concurrent, at=moment, load=load)
+        self._lesson = dataclasses.replace(self._lesson, circumstances=seen)
 
     def hear(self, event: Event) -> None:
         """Keep what a task of this run has done."""
@@ -125,7 +138,8 @@ class Recording:
             for chunk_id, text in error.fields.get("errors", {}).items():
                 self._note(chunk_id, "failed", error=text)
         rows = sum(task["rows_extracted"] or 0 for task in self._tasks.values())
-        said = redact(f"{type(error).__name__}: {error}", *self._intent.secrets)
+        text = f"{type(error).__name__}: {error}" if f"{error}" else type(error).__name__
+        said = redact(text, *self._intent.secrets)
         self._end({"status": "failed", "rows_extracted": rows, "error": said})
 
     def _note(
@@ -218,9 +232,10 @@ def recorded(
 
     """
     place = StatePlace.of(intent.output_dir, origin.state_url)
-    with place.open() as state:
-        state.begin_run(_first_values(run_id, plan, intent, origin))
     recording = Recording(place, run_id, intent, plan, origin)
+    with place.open() as state:
+        recording.begins(state)
+        state.begin_run(_first_values(run_id, plan, intent, origin))
     with recording.alive(), listen(recording.hear):
         try:
             yield recording

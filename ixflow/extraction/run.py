@@ -18,7 +18,7 @@ from ixflow.dialects.guest import visiting
 from ixflow.errors import SnapshotUnavailable, SourceUnavailable, ValidationError
 from ixflow.events import TablePublished, emit
 from ixflow.extraction.intent import ExtractionIntent
-from ixflow.extraction.limits import RunLimits
+from ixflow.extraction.limits import RunLimits, budget_of, workers_within
 from ixflow.extraction.manifest import Manifest
 from ixflow.extraction.output import place_of
 from ixflow.extraction.plan import ExecutionPlan
@@ -42,7 +42,8 @@ class ExecutionResult:
     run are also the files of the runs before. ``effective_workers`` is the mean
     number of workers that were busy. A run that went on where ``resumed_from`` had ended did not
     read ``tasks_resumed`` of its tasks; ``throughput_rows_sec`` counts what it did read.
-    ``backoffs`` is how often the run rested because the source answered slowly.
+    ``backoffs`` is how often the run rested because the source answered slowly. ``notes`` say what
+    the run has left for a later one, such as rows that are not settled yet.
     """
 
     run_id: str
@@ -58,6 +59,7 @@ class ExecutionResult:
     resumed_from: str | None = None
     tasks_resumed: int = 0
     backoffs: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def run_plan(
@@ -112,6 +114,9 @@ def _begun(job: Job, moment: Moment | str | None) -> Iterator[TableRun]:
 def _guest_with(jobs: Sequence[Job], run_id: str) -> Iterator[int]:
     """Let all sessions of the run keep to its limits; yield how many workers it may have."""
     job, wanted = jobs[0], max(job.plan.worker_count for job in jobs)
+    # The plan may have been made for a larger budget.
+    room = workers_within(budget_of(job.intent.memory_budget, job.intent.output_dir))
+    wanted = min(wanted, room)
     limits = RunLimits.of(job.intent, job.plan, workers=wanted)
     with contextlib.ExitStack() as stack:
         if job.intent.dialect.default_port is not None:
@@ -184,7 +189,8 @@ def _shared(tables: int, workers: int, planned: int) -> str | None:
     """Say why the run tells nothing of what its plan's number of workers can do."""
     if tables > 1:
         return "it shared its workers with other tables"
-    return "other runs had some of its connections" if workers < planned else None
+    fewer = "other runs had some of its connections, or the memory budget has room for fewer"
+    return fewer if workers < planned else None
 
 
 def _publish(table: TableRun, started: str, clock: float) -> ExecutionResult:
@@ -209,6 +215,7 @@ def _publish(table: TableRun, started: str, clock: float) -> ExecutionResult:
         resumed_from=table.resumed_from,
         tasks_resumed=len(table.resumed),
         backoffs=table.tasks.backoffs,
+        notes=table.increment.notes,
     )
     table.recording.finished(result)
     return result
@@ -233,6 +240,9 @@ def refusals_named(intent: ExtractionIntent) -> Iterator[None]:
     try:
         yield
     except sa.exc.DBAPIError as error:
+        known = intent.dialect.explained(error.orig or error, intent.object_name)
+        if known is not None:
+            raise type(known)(redact(known.message, *intent.secrets), **known.fields) from None
         said = redact(" ".join(str(error.orig or error).split()), *intent.secrets)
         msg = f"{redact_url(intent.url())} refused to be read: {said}"
         raise SourceUnavailable(msg, table=intent.object_name) from None

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from ixflow.dialects import Dialect, SourceFacts
 from ixflow.errors import LockNotAvailable, TableNotFound
-from ixflow.extraction.cursor import CursorPlan
 from ixflow.extraction.incremental import base_of, check_start, cursor_advice, planned_cursor
 from ixflow.extraction.selection import check_filter, chosen_columns, described, salt_digest
+from ixflow.tables.cursor import CursorPlan
 from ixflow.values import Column, TableName, TablePart
 
 if TYPE_CHECKING:
@@ -104,10 +104,13 @@ def _named(dialect: Dialect, conn: sa.Connection, name: str) -> TableName:
     parsed = TableName.parse(name)
     whole = TableName(name)
     for table in (parsed, whole):
-        # SQLite refuses to look into a schema that it does not know.
-        with suppress(sa.exc.OperationalError):
+        try:
             if dialect.exists(conn, table):
                 return table
+        except sa.exc.OperationalError as error:
+            # SQLite refuses to look into a schema that it does not know.
+            if "unknown database" not in str(error.orig):
+                raise
     msg = (
         f"there is no table {parsed} in this {dialect.name} database, or the role may not see it; "
         f"names are compared exactly, capitals included"

@@ -24,7 +24,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from ixflow.dialects import dialect_of
-from ixflow.errors import IxflowError, StateUnavailable, UnsupportedDatabase, ValidationError
+from ixflow.errors import (
+    IxflowError,
+    PlanCorruptionError,
+    StateUnavailable,
+    UnsupportedDatabase,
+    ValidationError,
+)
 from ixflow.extraction.migrations import migrate, plans, runs, state_version, tasks
 from ixflow.extraction.storage import writable
 from ixflow.secrets import redact, redact_url
@@ -255,11 +261,22 @@ class State:
                 return
 
     def last_plan(self, identity: str) -> tuple[dict[str, Any], str] | None:
-        """Give the last plan's result, and when it was made."""
+        """Give the last plan's result, and when it was made.
+
+        Raises:
+            PlanCorruptionError: it is not what was stored.
+
+        """
         query = sa.select(plans).where(plans.c.identity == identity)
         with self._engine.connect() as conn:
             row = conn.execute(query).one_or_none()
-        return None if row is None else (json.loads(row.result_json), row.planned_at)
+        if row is None:
+            return None
+        with contextlib.suppress(ValueError):
+            if isinstance(found := json.loads(row.result_json), dict):
+                return found, row.planned_at
+        msg = f"the last plan of {row.object_name} in the state cannot be read; plan it again"
+        raise PlanCorruptionError(msg, object_name=row.object_name)
 
     def run_rows(
         self, *, identity: str | None = None, object_name: str | None = None, limit: int = 10

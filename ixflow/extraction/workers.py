@@ -13,13 +13,15 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Generic, TypeVar
 
 from ixflow.dialects import Cancellable, Reader
+from ixflow.dialects.facts import Traceable
 from ixflow.extraction.backoff import Backoff
 from ixflow.extraction.limits import RunLimits
+from ixflow.extraction.silence import Silence
 
 __all__ = ["Crew", "Session", "Stopped"]
 
@@ -40,7 +42,11 @@ class Stopped(Exception):
 class Session:
     """The reader of one worker: opened when needed, replaced when broken."""
 
-    def __init__(self, open_reader: Callable[[], AbstractContextManager[Reader]]) -> None:
+    def __init__(
+        self,
+        open_reader: Callable[[], AbstractContextManager[Reader]],
+        silence_seconds: float | None = None,
+    ) -> None:
         """Take the way to a reader; nothing is opened yet."""
         self._open = open_reader
         self._lock = threading.Lock()
@@ -52,6 +58,10 @@ class Session:
         self.overdue = False
         """The query that runs took longer than it may, and was cancelled for that."""
         self.late_since = 0.0
+        self.lost = ""
+        """Why nothing will come any more of the query that runs."""
+        self._waiting_since: float | None = None
+        self._silence = Silence(silence_seconds, self._give_up)
 
     def reader(self) -> Reader:
         """Give the open reader, or open one."""
@@ -64,13 +74,45 @@ class Session:
     @contextlib.contextmanager
     def query(self, what: str) -> Iterator[Reader]:
         """Give the reader for one query, whose time counts; waiting for a reader does not."""
-        self.reading, self.overdue = what, False
+        self.reading, self.overdue, self.lost = what, False, ""
         reader = self.reader()
         self._asked = time.monotonic()
         try:
             yield reader
         finally:
             self._asked = None
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Wait for the source in the block, where it may be silent."""
+        self._waiting_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waiting_since = None
+
+    def each(self, batches: Iterable[T]) -> Iterator[T]:
+        """Give what the source sends, piece by piece."""
+        left = iter(batches)
+        while True:
+            with self.waiting():
+                found = next(left, None)
+            if found is None:
+                return
+            yield found
+
+    def listen(self) -> None:
+        """See whether the source is silent for too long."""
+        self._silence.look(self._reader, self._waiting_since)
+
+    def _give_up(self, why: str) -> None:
+        reader: object = self._reader
+        if not isinstance(reader, Traceable) or self.lost:
+            return
+        _log.warning("the connection that read task %s is lost: %s", self.reading, why)
+        self.lost, self.late_since = why, time.monotonic()
+        if not reader.cut():
+            self.cancel()
 
     def seconds(self) -> float:
         """Say for how long the query that runs has been running."""
@@ -122,7 +164,7 @@ class Crew(Generic[T]):
         """
 
         def body() -> None:
-            self._body(Session(open_reader), work)
+            self._body(Session(open_reader, self._limits.silence_seconds), work)
 
         # Listeners of events are heard from the workers too.
         threads = [
@@ -199,11 +241,13 @@ class Crew(Generic[T]):
         with self._lock:
             sessions = list(self._sessions)
         for session in sessions:
+            session.listen()
             late = most is not None and session.seconds() > most + _SERVER_FIRST_SECONDS
             if late and not session.overdue:
                 session.overdue, session.late_since = True, time.monotonic()
                 session.cancel()
-            if session.overdue and time.monotonic() - session.late_since > _GRACE_SECONDS:
+            stuck = session.overdue or session.lost
+            if stuck and time.monotonic() - session.late_since > _GRACE_SECONDS:
                 self.end()
 
     def _wait(self, threads: list[threading.Thread]) -> None:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ixflow.errors import ExecutionError
+from ixflow.extraction.bucket import MOST_UPLOAD
 from ixflow.extraction.csv_text import csv_header, csv_lines
 from ixflow.extraction.manifest import FileRecord
 from ixflow.extraction.output import Files, OutputFile
@@ -31,6 +32,7 @@ CSV_BYTES = 4 << 20
 
 # A dictionary pays for values that repeat; numbers and times compress as well without, and faster.
 _DICTIONARY_TYPES = (pa.types.is_string, pa.types.is_binary)
+_LONG_VALUE = 1 << 16
 
 
 class _HashingFile:
@@ -91,17 +93,21 @@ class _Parquet:
     """One Parquet file; each table becomes a row group."""
 
     def __init__(
-        self, file: _HashingFile, schema: pa.Schema, compression: str, rows_of_page: int
+        self, file: _HashingFile, schema: pa.Schema, compression: str, first: pa.Table | None
     ) -> None:
-        repeats = [f.name for f in schema if any(t(f.type) for t in _DICTIONARY_TYPES)]
+        self.long = _long_columns(first)
+        short = [field for field in schema if field.name not in self.long]
+        repeats = [field.name for field in short if any(t(field.type) for t in _DICTIONARY_TYPES)]
         self._footers: list[pq.FileMetaData] = []
         self._writer = pq.ParquetWriter(
             pa.PythonFile(file, mode="w"),
             schema,
             compression=compression,
             use_dictionary=repeats or False,
+            # The writer keeps four copies of the least and the greatest value of a column.
+            write_statistics=len(short) == len(schema) or [field.name for field in short],
             # A page is looked at for its size only after so many rows.
-            write_batch_size=rows_of_page,
+            write_batch_size=_rows_of_page(first),
             metadata_collector=self._footers,
             # Decimals of up to 18 digits as integers: smaller files, half the work for readers.
             store_decimal_as_integer=True,
@@ -117,6 +123,15 @@ class _Parquet:
     def abandon(self) -> None:
         # Else it would try to end the file when it is collected.
         self._writer.is_open = False
+
+
+def _long_columns(table: pa.Table | None) -> frozenset[str]:
+    """Name the columns with values so long that neither a dictionary nor their order pays."""
+    if table is None:
+        return frozenset()
+    most = table.num_rows * _LONG_VALUE
+    columns = zip(table.column_names, table.columns, strict=True)
+    return frozenset(name for name, values in columns if values.nbytes > most)
 
 
 def _rows_of_page(table: pa.Table | None) -> int:
@@ -160,11 +175,16 @@ class ChunkWriter:
         compression: str = "zstd",
         *,
         group_bytes: int | None = None,
+        upload_bytes: int = MOST_UPLOAD,
     ) -> None:
-        """Name the files; they are made when rows come. ``group_bytes`` bounds a row group."""
+        """Name the files; they are made when rows come.
+
+        ``group_bytes`` bounds a row group, ``upload_bytes`` what a file in a bucket holds besides.
+        """
         self._run, self._stem, self._chunk_id = run, run.file_stem(chunk_id), chunk_id
         self._schema, self._format, self._compression = schema, file_format, compression
         self._group_bytes = group_bytes or ROW_GROUP_BYTES
+        self._upload_bytes = upload_bytes
         self._held: list[pa.RecordBatch] = []
         self._held_bytes = 0
         self._file: _HashingFile | None = None
@@ -217,16 +237,18 @@ class ChunkWriter:
             self._end_file()
         table = pa.Table.from_batches(self._held, self._schema)
         self._held, self._held_bytes = [], 0
+        if isinstance(self._encoder, _Parquet) and not _long_columns(table) <= self._encoder.long:
+            self._end_file()
         self._open(table).write(table)
         self._rows += table.num_rows
 
     def _open(self, first: pa.Table | None = None) -> _Encoder:
         if self._encoder is None:
-            self._file = _HashingFile(self._run.create(self._name))
+            self._file = _HashingFile(self._run.create(self._name, self._upload_bytes))
             self._encoder = (
                 _Csv(self._file, self._schema)
                 if self._format == "csv"
-                else _Parquet(self._file, self._schema, self._compression, _rows_of_page(first))
+                else _Parquet(self._file, self._schema, self._compression, first)
             )
         return self._encoder
 

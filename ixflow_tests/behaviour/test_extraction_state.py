@@ -324,7 +324,7 @@ def test_a_state_of_this_version_is_migrated_and_then_refused_by_the_older_code(
         lambda: execute(plan(intent), state_url=state_url),
         lambda: explain(intent, state_url=state_url),
     ):
-        with pytest.raises(UnsupportedState, match="version 4, this release reads up to 3"):
+        with pytest.raises(UnsupportedState, match="version 5, this release reads up to 4"):
             call()
 
 

@@ -17,7 +17,7 @@ from ixflow.dialects.mysql.advice import advised
 from ixflow.dialects.mysql.hold import SPARES, hold_moment, may_lock
 from ixflow.dialects.mysql.reader import MySQLReader, is_transient, open_reader
 from ixflow.dialects.mysql.types import arrow_type, select_form
-from ixflow.dialects.mysql.visit import notice_silence, say_who_we_are
+from ixflow.dialects.mysql.visit import connect, notice_silence
 from ixflow.dialects.ranges import SplitKey
 from ixflow.dialects.source_only import SourceOnly
 from ixflow.errors import IxflowError, UnsupportedDatabase, ValidationError
@@ -104,7 +104,7 @@ class MySQLDialect(SourceOnly):
         except ModuleNotFoundError:
             msg = "the package pymysql is missing; install it with `pip install 'ixflow[mysql]'`"
             raise UnsupportedDatabase(msg, database=self.name, package="pymysql") from None
-        sa.event.listen(engine, "do_connect", say_who_we_are)
+        sa.event.listen(engine, "do_connect", connect)
         sa.event.listen(engine, "connect", notice_silence)
         return engine
 
@@ -165,9 +165,8 @@ class MySQLDialect(SourceOnly):
 
     def parts(self, conn: sa.Connection, table: TableName) -> tuple[TablePart, ...]:
         """Give the table as one part; only engines with row versions have a snapshot."""
-        found = conn.execute(_TABLE, _place(table)).one_or_none()
-        engine = "" if found is None else str(found[2] or "").lower()
-        return (TablePart(table, in_snapshot=engine not in _WITHOUT_SNAPSHOT),)
+        held = queries.is_held(conn, table.schema, table.name, _WITHOUT_SNAPSHOT)
+        return (TablePart(table, in_snapshot=held),)
 
     def comment(self, conn: sa.Connection, table: TableName) -> str | None:
         """Read the table's comment."""

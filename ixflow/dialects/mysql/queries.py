@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,7 +12,7 @@ from ixflow.dialects.mysql.types import arrow_type
 from ixflow.dialects.queries import named_once
 from ixflow.values import Column
 
-__all__ = ["describe", "has_index", "reads_unversioned"]
+__all__ = ["describe", "has_index", "is_held", "reads_unversioned"]
 
 # https://dev.mysql.com/doc/dev/mysql-server/latest/field__types_8h.html
 _NAMES = {
@@ -90,6 +91,50 @@ _ENGINES = sa.text("""
 
 
 def reads_unversioned(conn: sa.Connection, query: str, engines: tuple[str, ...]) -> bool:
-    """Say whether a query names a table whose rows no snapshot holds still; a view may hide one."""
+    """Say whether a query names a table, or a view of one, whose rows no snapshot holds still."""
+    text = query.lower()
     names = (str(name).lower() for name in conn.execute(_ENGINES, {"engines": engines}).scalars())
-    return any(name in query.lower() for name in names)
+    if any(name in text for name in names):
+        return True
+    views = [(str(schema), str(name)) for schema, name in conn.execute(_VIEWS)]
+    named = (place for place in views if place[1].lower() in text)
+    return any(not is_held(conn, *place, engines) for place in named)
+
+
+_VIEWS = sa.text("""
+    SELECT table_schema, table_name FROM information_schema.views
+    WHERE table_schema NOT IN ('mysql', 'information_schema', 'performance_schema', 'sys')
+""")
+_MADE_OF = sa.text("""
+    SELECT t.engine, v.table_name IS NOT NULL, v.view_definition
+    FROM information_schema.tables t LEFT JOIN information_schema.views v
+        ON v.table_schema = t.table_schema AND v.table_name = t.table_name
+    WHERE t.table_schema = coalesce(:schema, database()) AND t.table_name = :name
+        AND CAST(t.table_name AS BINARY) = CAST(:name AS BINARY)
+""")
+# Servers keep a view with every table's schema, and every join written out.
+_READ = re.compile(r"(?:from|join)\s+\(*`((?:[^`]|``)+)`\.`((?:[^`]|``)+)`", re.IGNORECASE)
+
+
+def is_held(conn: sa.Connection, schema: str | None, name: str, engines: tuple[str, ...]) -> bool:
+    """Say whether a table, or every table of a view, has rows that a snapshot holds still.
+
+    What a role may not see is not. ``engines`` are those without row versions.
+    """
+    seen: set[tuple[str | None, str]] = set()
+    waiting = [(schema, name)]
+    while waiting:
+        place = waiting.pop()
+        if place in seen:
+            continue
+        seen.add(place)
+        found = conn.execute(_MADE_OF, {"schema": place[0], "name": place[1]}).first()
+        if found is None:
+            return False
+        engine, is_view, definition = found
+        if is_view and definition:
+            pairs = _READ.findall(str(definition))
+            waiting += [(a.replace("``", "`"), b.replace("``", "`")) for a, b in pairs]
+        elif is_view or str(engine or "").lower() in engines:
+            return False
+    return True

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ixflow.dialects.connect import connected
+from ixflow.dialects.connect import connected, hang_up
 from ixflow.dialects.facts import run
+from ixflow.dialects.mysql.fate import ask_fate, thread_of
 from ixflow.dialects.mysql.row_stream import RowStream
 from ixflow.dialects.mysql.text_rows import Malformed, decode
 from ixflow.dialects.mysql.visit import limit_settings
@@ -49,6 +50,7 @@ class MySQLReader:
         """Take a connection whose transaction is set up, and the engine to make another."""
         self._engine, self._raw = engine, raw
         self._stream: RowStream | None = None
+        self._thread = thread_of(raw)
 
     def begin(self, tables: Sequence[str] = ()) -> None:
         """Take the snapshot; tables of these quoted names keep their definition from then on."""
@@ -112,6 +114,19 @@ class MySQLReader:
         """Stop the running query from another thread."""
         with contextlib.suppress(Exception), self._engine.connect() as conn:
             run(conn, f"KILL QUERY {int(self._raw.thread_id())}")
+
+    def received(self) -> int:
+        """Count the bytes of rows that came for the running query."""
+        return 0 if self._stream is None else self._stream.received
+
+    def fate(self) -> str | None:
+        """Ask the server what became of this session."""
+        return None if self._thread is None else ask_fate(self._engine, self._thread)
+
+    def cut(self) -> bool:
+        """End the wait for what will not come."""
+        hang_up(self._raw)
+        return True
 
 
 @contextlib.contextmanager

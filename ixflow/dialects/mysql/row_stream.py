@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from ixflow.dialects.guest import refuse_long_row
 from ixflow.dialects.mysql.packets import (
     HEADER,
     LONGEST,
@@ -22,6 +23,7 @@ from ixflow.dialects.mysql.packets import (
     payload_length,
 )
 from ixflow.dialects.mysql.text_rows import Rows
+from ixflow.errors import SourceLimitReached
 
 __all__ = ["BLOCK_BYTES", "RowStream"]
 
@@ -48,6 +50,7 @@ class RowStream:
         self.width = int(raw._result.field_count)  # noqa: SLF001 - PyMySQL has no other way in
         self.ended = self.width == 0
         self._given_up = False
+        self.received = 0
         # PyMySQL would try to read the rows when it forgets the result.
         raw._result.unbuffered_active = False  # noqa: SLF001 - it would read on
         wide = min(self.width * _BYTES_PER_COLUMN, _MOST_BLOCK_BYTES)
@@ -110,6 +113,7 @@ class RowStream:
                     return
                 self._lost(why)
             self._end += count
+            self.received += count
             if self._end == len(room) or self._seems_ended() or not self._more_soon():
                 return
 
@@ -137,6 +141,11 @@ class RowStream:
             needed += HEADER + payload_length(self._buffer, self._whole)
         if needed > _MOST_BYTES:
             self.broken("a row is longer than 2 GB")
+        try:
+            refuse_long_row(needed)
+        except SourceLimitReached:
+            self._close()
+            raise
         if needed > LONGEST:  # Who knows how many packets the row has.
             needed = min(needed * 3 // 2, _MOST_BYTES)
         size = max(self._block_bytes, needed)

@@ -7,6 +7,7 @@ nothing else. A probe names its index and reads one entry of it.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import itertools
 import re
 from collections.abc import Iterator
@@ -54,6 +55,10 @@ _SHAPES: dict[Kind, re.Pattern[str]] = {
     "binary": re.compile(r"([0-9A-Fa-f]{2})*"),
     "node uuid": re.compile(r"[0-9A-Fa-f-]{36}"),
 }
+_SHORT_MOMENT = re.compile(
+    r"\d{4}-\d\d-\d\d"
+    r"([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(?P<zone>Z|[+-]\d\d(:?\d\d)?)?)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +141,7 @@ def literal(text: str, sql_type: str) -> str:
     "_utf8mb4 X'69742773' COLLATE utf8mb4_bin"
     """
     kind = _kind(sql_type)
+    text = _moment(text, sql_type) if kind == "datetime" else text
     shape = _SHAPES.get(kind) if kind else None
     if shape is not None and not shape.fullmatch(text):
         msg = f"{text!r} is not a value of {sql_type} that a bound can have"
@@ -154,6 +160,24 @@ def literal(text: str, sql_type: str) -> str:
     charset, collation = collated.groups()
     value = plain if charset == "utf8mb4" else f"CONVERT({plain} USING {charset})"
     return f"{value} COLLATE {collation}"
+
+
+def _moment(text: str, sql_type: str) -> str:
+    """Write out what a moment leaves unsaid, a TIMESTAMP in UTC as in every session of ours.
+
+    >>> _moment("2024-02-29", "datetime"), _moment("2024-02-29 01:30:00+02:00", "timestamp")
+    ('2024-02-29 00:00:00', '2024-02-28 23:30:00')
+    """
+    found = _SHORT_MOMENT.fullmatch(text)
+    if found is None:
+        return text
+    try:
+        given = dt.datetime.fromisoformat(text)
+    except ValueError:  # such as of the year 0, which the server knows
+        return text
+    if found["zone"] and sql_type.lower().startswith("timestamp"):
+        given = given.astimezone(dt.UTC).replace(tzinfo=None)
+    return given.isoformat(sep=" ")
 
 
 def key_item(quoted: str, kind: Kind) -> str:

@@ -27,7 +27,10 @@ from ixflow.values import Column, TableName, TablePart
 if TYPE_CHECKING:
     from ixflow.dialects.keyspace import Kind
 
-__all__ = ["SQLiteDialect"]
+__all__ = ["BUSY_SECONDS", "SQLiteDialect"]
+
+BUSY_SECONDS = 30.0
+"""How long to wait for other writers."""
 
 
 class SQLiteDialect(Dialect):
@@ -48,7 +51,7 @@ class SQLiteDialect(Dialect):
 
     def engine(self, url: str | sa.URL) -> sa.Engine:
         """Make an engine whose transactions hold DDL too, and that waits for other writers."""
-        engine = sa.create_engine(url, connect_args={"timeout": 30})
+        engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
         sa.event.listen(engine, "connect", _set_up)
         sa.event.listen(engine, "begin", _begin)
         return engine

@@ -19,7 +19,7 @@ from ixflow.dialects.ranges import SplitKey
 from ixflow.dialects.source_only import SourceOnly
 from ixflow.dialects.sqlserver import catalog, split
 from ixflow.dialects.sqlserver.catalog import Isolation
-from ixflow.dialects.sqlserver.config import DRIVER, connection_string, source_url
+from ixflow.dialects.sqlserver.config import DRIVER, connection_string, source_url, with_keepalive
 from ixflow.dialects.sqlserver.failures import advised, is_transient
 from ixflow.dialects.sqlserver.reader import (
     SQLServerReader,
@@ -46,6 +46,8 @@ class SQLServerDialect(SourceOnly):
     kind = "sqlserver"
     driver = DRIVER
     default_port = 1433
+    # Its driver has a long value as sent, in UTF-16 and in UTF-8, in buffers that double.
+    row_copies = 20
     max_identifier = 128
     quotes = ("[", "]")
     lexicon = Lexicon({"'": "'", '"': '"', "[": "]"})
@@ -79,7 +81,7 @@ class SQLServerDialect(SourceOnly):
         @sa.event.listens_for(engine, "do_connect")
         def write_connection_string(*given: Any) -> None:
             arguments, options = given[2:]
-            arguments[:] = [connection_string(made)]
+            arguments[:] = [connection_string(with_keepalive(made))]
             # Of connecting alone: a query may take as long as it takes.
             options["timeout"] = max(1, int(seconds_to_wait(CONNECT_SECONDS)))
 
@@ -174,9 +176,9 @@ class SQLServerDialect(SourceOnly):
         keys = split.split_keys(conn, self.qualified(table), self.columns(conn, table))
         return any(key.columns[0] == column for key in keys)
 
-    def first_row(self, items: str, rest: str) -> str:
-        """Write a query that gives one row."""
-        return f"SELECT TOP (1) {items} {rest}"
+    def first_rows(self, count: int, items: str, rest: str) -> str:
+        """Write a query that gives the first rows."""
+        return f"SELECT TOP ({count}) {items} {rest}"
 
     def comment(self, conn: sa.Connection, table: TableName) -> str | None:
         """Read the table's description."""

@@ -1,7 +1,7 @@
 """Reading SQL Server to Arrow with Microsoft's driver, in one transaction of one connection.
 
 The driver makes the batches itself. How many rows one has follows from the declared widths; where
-a column can be long, from the bytes of the batch before it.
+a column can be long, from the longest rows so far, and few rows are asked for at a time.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ __all__ = [
     "session_settings",
 ]
 
-_MOST_ROWS, _MOST_LONG_ROWS = 65_536, 32
-_GROWTH = 2
+_MOST_ROWS, _GROWTH = 65_536, 2
+# Bytes of a batch for each row of it where values can be long: how long, one knows only afterwards.
+_BYTES_PER_LONG_ROW = 1 << 21
 # SQLSTATEs: everything about lost connections; "string data, right truncation".
 _LOST, _TRUNCATED = "08", "01004"
 
@@ -118,7 +119,7 @@ class SQLServerReader:
     ) -> Iterator[pa.RecordBatch]:
         long, room = any(is_long(column) for column in columns), guest().batch_bytes
         count, most = _first_rows(columns, long=long)
-        first_row = 0
+        first_row, longest = 0, 1
         try:
             while (batch := cursor.arrow_batch(count)).num_rows:
                 arrays = [
@@ -127,9 +128,9 @@ class SQLServerReader:
                 ]
                 yield pa.RecordBatch.from_arrays(arrays, schema=schema)
                 first_row += batch.num_rows
-                bytes_per_row = max(1, batch.get_total_buffer_size() // batch.num_rows)
+                longest = max(longest, batch.get_total_buffer_size() // batch.num_rows)
                 if long:
-                    count = max(1, min(most, room // bytes_per_row, count * _GROWTH))
+                    count = max(1, min(most, room // longest, count * _GROWTH))
             self._verify(cursor, first_row)
         finally:
             self._close(cursor)
@@ -163,10 +164,11 @@ class SQLServerReader:
 
 def _first_rows(columns: Sequence[Column], *, long: bool) -> tuple[int, int]:
     """Give the rows of the first batch and the most of any batch."""
+    room = guest().batch_bytes
     if long:
-        return 1, _MOST_LONG_ROWS
+        return 1, max(1, room // _BYTES_PER_LONG_ROW)
     width = sum(row_bytes(column) for column in columns) or 1
-    count = max(1, min(_MOST_ROWS, guest().batch_bytes // width))
+    count = max(1, min(_MOST_ROWS, room // width))
     return count, count
 
 

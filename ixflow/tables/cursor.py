@@ -200,7 +200,8 @@ class Window:
     """The rows of one run: from ``low`` to ``high`` (always included), and those without a key.
 
     ``low`` None: from the beginning; ``high`` None: no row has a key. ``mark`` is where the runs
-    before have ended.
+    before have ended. ``held_back`` is the moment from which on nothing is settled yet, if there
+    are rows of it.
     """
 
     cursor: CursorPlan
@@ -209,6 +210,7 @@ class Window:
     high: str | None
     nulls: bool
     mark: str | None
+    held_back: str | None = None
 
     @property
     def is_empty(self) -> bool:
