@@ -57,6 +57,12 @@ class RuntimeConfig(dg.Config):
     max_source_connections: int | None = Field(
         default=None, description="most connections of all runs of this machine to the source"
     )
+    concurrent_extractions: int | None = Field(
+        default=None, description="connections of extractions elsewhere, within these"
+    )
+    source_maintenance_scheduled: bool | None = Field(
+        default=None, description="true: half of the workers"
+    )
     force: bool = Field(
         default=False, description="extract although the verdict is NOT RECOMMENDED"
     )
@@ -124,6 +130,8 @@ def _metadata(
         seen = {"ixflow/window": str(window), "ixflow/new_rows": done.rows_extracted}
     if window is not None and window.high_watermark is not None:
         seen["ixflow/high_watermark"] = window.high_watermark
+    if done.notes:
+        seen["ixflow/notes"] = "; ".join(done.notes)
     return file_metadata(
         published_uri(intent.output_dir, intent.object_name),
         kind=intent.file_format,

@@ -61,6 +61,7 @@ def ingest_asset(
     io_manager_key: str | None = None,
     on_before_visible: BeforeVisible = (),
     delete: str | Missing = Delete.OFF,
+    prove_arrival: bool = False,
     group_name: str | None = None,
     kinds: set[str] | None = None,
     automation_condition: dg.AutomationCondition[Any] | None = None,
@@ -75,9 +76,9 @@ def ingest_asset(
     batches as `ixflow.ingest` takes them. The asset keys are ``[*key_prefix, schema, table]``.
     ``warehouse`` is the key of the `SQLTableStoreResource` to write to; the resource itself also
     tells the icon, and is expected as resource ``warehouse`` of the definitions. Downstream assets
-    load the tables through the IO manager ``io_manager_key``. ``on_before_visible`` and ``delete``
-    are those of `ixflow.ingest`; each `RowCheck` is an asset check too, which fails when rows were
-    put aside.
+    load the tables through the IO manager ``io_manager_key``. ``on_before_visible``, ``delete``
+    and ``prove_arrival`` are those of `ixflow.ingest`; each `RowCheck` is an asset check too, which
+    fails when rows were put aside.
 
     Example::
 
@@ -127,6 +128,7 @@ def ingest_asset(
                 key_prefix=key_prefix,
                 on_before_visible=on_before_visible,
                 delete=delete,
+                prove_arrival=prove_arrival,
             )
 
         return _ingest
@@ -159,6 +161,7 @@ def materialize_ingest(
     key_prefix: Sequence[str] = (),
     on_before_visible: BeforeVisible = (),
     delete: str | Missing = Delete.OFF,
+    prove_arrival: bool = False,
 ) -> Iterator[dg.MaterializeResult[Any]]:
     """Ingest, then tell each table's event; none is told unless the ingest is committed."""
     _, checks = split_callbacks(on_before_visible)
@@ -171,6 +174,7 @@ def materialize_ingest(
             high_watermark=config.watermark(),
             delete=delete if config.delete == Delete.OFF else config.delete,
             upsert=config.upsert,
+            prove_arrival=prove_arrival,
         )
     for table in metadata.tables.values():
         name = name_of(table)
@@ -238,6 +242,13 @@ def _counted(name: TableName, result: IngestResult) -> dict[str, Any]:
         "ixflow/run_id": result.run_id,
         "ixflow/high_watermark": json.dumps(result.high_watermark_after),
     }
+    if counts.arrival is not None:
+        extra |= {
+            "ixflow/proved_rows_sent": counts.arrival.rows_sent,
+            "ixflow/proved_rows_there": counts.arrival.rows_there,
+            "ixflow/proved_checksum": counts.arrival.checksum.text,
+            "ixflow/proved_not_compared": ", ".join(counts.arrival.not_compared) or "none",
+        }
     if counts.replaced_because:
         extra["ixflow/replaced_because"] = "; ".join(counts.replaced_because)
     return extra

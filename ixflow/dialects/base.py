@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ixflow.dialects.checksums import Checksums
 from ixflow.dialects.connect import connected
 from ixflow.dialects.facts import Cancellable, Held, MergeCounts, Reader, SourceFacts, run
 from ixflow.dialects.queries import Queries
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Cancellable", "Dialect", "Held", "MergeCounts", "Reader", "SourceFacts", "run"]
 
 
-class Dialect(Queries, ABC):
+class Dialect(Queries, Checksums, ABC):
     """One kind of database."""
 
     name: ClassVar[str]
@@ -44,6 +45,8 @@ class Dialect(Queries, ABC):
     driver: ClassVar[str]
     """The driver name of every URL this dialect makes."""
     default_port: ClassVar[int | None] = None
+    row_copies: ClassVar[int] = 6
+    """In how many places a long row is at most: as sent, as Arrow, in a page, and so on."""
     shares_snapshot: ClassVar[bool] = False
     """Several connections can read one exported snapshot."""
     snapshot_advice: ClassVar[str] = "some rows live outside of this database"
@@ -60,6 +63,8 @@ class Dialect(Queries, ABC):
     """What an INSERT says to give values to columns that number themselves."""
     temporary_schema: ClassVar[str | None] = None
     """Where temporary tables live."""
+    infinite_moments: ClassVar[bool] = False
+    """Dates and timestamps may be infinite; `load` then takes texts for such columns too."""
     row_place: ClassVar[str] = "rowid"
     """What tells one row of a table from all others within a statement."""
     renames_indexed: ClassVar[bool] = True
@@ -237,6 +242,11 @@ class Dialect(Queries, ABC):
 
     # -- writing (in the caller's transaction) --------------------------------------------------
 
+    def create_database(self, url: sa.URL) -> bool:
+        """Create the database of a URL; False if it is there already or needs no creating."""
+        del url
+        return False
+
     @abstractmethod
     def create_schema(self, conn: sa.Connection, schema: str) -> None:
         """Create the schema unless it is there; needs no right to create when it is."""
@@ -378,6 +388,10 @@ class Dialect(Queries, ABC):
     @abstractmethod
     def tables_in(self, conn: sa.Connection, schema: str) -> tuple[str, ...]:
         """List the names of tables and views of a schema; empty when there is no such schema."""
+
+    def assigned_type(self, sql_type: str) -> str:
+        """Name the type to cast to before assigning to a column, which must not cut values off."""
+        return sql_type
 
     @contextlib.contextmanager
     def advisory_lock(self, conn: sa.Connection, name: str) -> Iterator[None]:

@@ -59,6 +59,8 @@ def server_url(
 _LIBPQ = frozenset(
     {"sslmode", "sslcert", "sslkey", "sslrootcert", "sslpassword", "application_name"}
     | {"connect_timeout", "options", "target_session_attrs", "channel_binding", "passfile"}
+    | {"keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"}
+    | {"tcp_user_timeout"}
 )
 
 

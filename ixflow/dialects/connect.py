@@ -7,8 +7,9 @@ import contextvars
 import os
 import socket
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -18,11 +19,14 @@ from ixflow.secrets import redact, redact_url
 __all__ = [
     "answered_within",
     "connected",
+    "done_within",
     "hang_up",
     "patience",
     "seconds_to_wait",
     "unavailable",
 ]
+
+T = TypeVar("T")
 
 _patience: contextvars.ContextVar[float | None] = contextvars.ContextVar(
     "ixflow_patience", default=None
@@ -120,6 +124,33 @@ def hang_up(driver_connection: Any) -> None:
         number = line.fileno() if line is not None else pgconn.socket  # type: ignore[union-attr] # suppressed
         with socket.socket(fileno=os.dup(number)) as ours:
             ours.shutdown(socket.SHUT_RDWR)
+
+
+def done_within(seconds: float, work: Callable[[], T], undo: Callable[[T], object]) -> T:
+    """Do work of a driver whose waits nobody can cut; what comes too late is undone.
+
+    Raises:
+        TimeoutError: it took longer. Its thread is left behind.
+
+    """
+    result: Future[T] = Future()
+
+    def body() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised by whoever waits for it
+            result.set_exception(error)
+
+    target = contextvars.copy_context().run
+    threading.Thread(target=target, args=(body,), daemon=True, name="ixflow-connect").start()
+    try:
+        return result.result(seconds)
+    except TimeoutError:
+        if result.done():  # it is the work's own
+            raise
+        result.add_done_callback(lambda late: late.exception() or undo(late.result()))
+        msg = f"the server did not answer within {seconds:g} s (timeout)"
+        raise TimeoutError(msg) from None
 
 
 @contextlib.contextmanager

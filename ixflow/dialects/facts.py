@@ -22,6 +22,7 @@ __all__ = [
     "MergeCounts",
     "Reader",
     "SourceFacts",
+    "Traceable",
     "only_reader",
     "run",
     "sqlalchemy_error",
@@ -99,6 +100,28 @@ class Cancellable(Protocol):
 
     def cancel(self) -> None:
         """Let the running `read` fail soon."""
+        ...
+
+
+@runtime_checkable
+class Traceable(Protocol):
+    """A reader whose server another thread can ask, elsewhere, what became of a silent query."""
+
+    def received(self) -> int:
+        """Count the bytes that have come for the running query, as far as they can be seen."""
+        ...
+
+    def fate(self) -> str | None:
+        """Ask the server; say why nothing will come any more, or None: it still works on it.
+
+        Raises:
+            SourceUnavailable: no server answers.
+
+        """
+        ...
+
+    def cut(self) -> bool:
+        """End the wait for what will not come; False: there is no way to."""
         ...
 
 

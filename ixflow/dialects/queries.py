@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ixflow.dialects.facts import run
 from ixflow.dialects.splits import Splits
+from ixflow.dialects.transactions import Transactions
 from ixflow.errors import UnsupportedDatabase, ValidationError
 from ixflow.values import Column, TableName, TablePart
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Queries", "named_once"]
 
 
-class Queries(Splits):
+class Queries(Splits, Transactions):
     """Questions about filters, queries and cursor columns."""
 
     def describe(self, conn: sa.Connection, query: str) -> tuple[Column, ...]:

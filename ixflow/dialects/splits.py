@@ -62,7 +62,11 @@ class Splits(Selects):
 
     def first_row(self, items: str, rest: str) -> str:
         """Write a query that gives one row; ``rest`` begins with FROM and ends with ORDER BY."""
-        return f"SELECT {items} {rest} LIMIT 1"
+        return self.first_rows(1, items, rest)
+
+    def first_rows(self, count: int, items: str, rest: str) -> str:
+        """Write a query that gives the first rows; ``rest`` is as in `first_row`."""
+        return f"SELECT {items} {rest} LIMIT {count}"
 
     def cut_keys(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 import uuid
@@ -14,12 +15,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from ixflow.dialects import dialect_of, run
+from ixflow.errors import ValidationError, ValueDoesNotFit
 from ixflow.ingestion import replacement
 from ixflow.ingestion.checks import RowCheck, sift
 from ixflow.ingestion.missing import GivenKeys
-from ixflow.ingestion.options import TableCounts
+from ixflow.ingestion.nested import flat
+from ixflow.ingestion.options import Arrival, TableCounts
+from ixflow.ingestion.proof import Prover
 from ixflow.ingestion.replacement import Replacement
 from ixflow.ingestion.rows import Router, is_sql
+from ixflow.ingestion.troubles import in_table
 from ixflow.tables import declared
 from ixflow.tables.arrow import as_reader
 from ixflow.tables.load import conform
@@ -61,11 +66,14 @@ class BatchWriter:
         run_id: str = "",
         checks: Sequence[RowCheck] = (),
         given: GivenKeys | None = None,
+        prover: Prover | None = None,
         around_swap: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+        log: logging.Logger = _log,
     ) -> None:
         """Take the connection, the tables in the metadata's order, and the options.
 
         ``checks`` judge the rows before they are merged; ``given`` keeps the keys of all rows;
+        ``prover`` compares what was sent with what is there;
         ``around_swap`` gives a context manager to be in while locks on live tables are asked for.
         """
         self.conn = conn
@@ -79,7 +87,9 @@ class BatchWriter:
         self._checks = {t: [c for c in checks if c.judges(t)] for t in self.tables}
         self.run_id = run_id
         self._given = given
+        self._prover = prover
         self._around_swap = around_swap
+        self._log = log
         self._settled = False
         self._targets: dict[sa.Table, _Target] = {}
         self._pending: dict[str, TableCounts] = {}
@@ -91,12 +101,17 @@ class BatchWriter:
         """Rows that the current batch gave."""
         return sum(target.rows for target in self._targets.values())
 
+    def temporary_names(self) -> dict[str, TableName]:
+        """Give the tables that the current batch makes, by their temporary names."""
+        new = [target.new for target in self._targets.values() if target.new is not None]
+        return {made.name.name: declared.name_of(made.table) for made in new}
+
     def create_bare(self) -> None:
         """Create missing tables without key and indexes, which come with the first batch."""
         for table in self.tables:
             name = declared.name_of(table)
             if not dialect_of(self.conn).exists(self.conn, name):
-                declared.create(self.conn, table, name, key=False)
+                declared.create(self.conn, table, name, key=False, bare=True)
 
     def write(self, pairs: Iterable[tuple[Any, Any]]) -> None:
         """Load the pairs of a batch, then bring keys and live tables up to date."""
@@ -109,7 +124,9 @@ class BatchWriter:
         with self._phase("load"):
             router.feed(pairs)
         if router.skipped:
-            _log.warning("%d rows for tables outside the metadata were skipped", router.skipped)
+            self._log.warning(
+                "%d rows for tables outside the metadata were skipped", router.skipped
+            )
             self.skipped += router.skipped
         with self._phase("merge"):
             for target in self._targets.values():
@@ -131,6 +148,22 @@ class BatchWriter:
             for new in made:
                 replacement.settle(self.conn, new)
 
+    def prove(self) -> None:
+        """Compare what is there with what was sent, if that is wanted; the last look of all.
+
+        Raises:
+            ArrivalDiffers: they are not the same.
+
+        """
+        prover = self._prover
+        if prover is None:
+            return
+        with self._phase("prove"):
+            prover.settle()
+            for target in self._targets.values():
+                counts = self._counts(target)
+                counts.arrival = prover.prove(target.table, target.new)
+
     def changed_tables(self) -> list[str]:
         """Name the tables of which the current batch changes a row or the definition."""
         return [
@@ -149,6 +182,8 @@ class BatchWriter:
             total.unchanged += counts.unchanged
             total.deleted += counts.deleted
             total.count_broken(counts.broken_rules)
+            if counts.arrival is not None:
+                total.arrival = (total.arrival or Arrival()) + counts.arrival
             total.replaced_because = total.replaced_because or counts.replaced_because
 
     def _target(self, table: sa.Table) -> _Target:
@@ -156,6 +191,7 @@ class BatchWriter:
         why = () if self._settled else replacement.reasons(self.conn, table, delete=self._delete)
         merges = self._upsert and len(table.primary_key.columns) > 0
         if why:
+            self._log.info("%s is made anew: %s", name, "; ".join(why))
             if name.schema is not None:
                 dialect.create_schema(self.conn, name.schema)
             with self._around_swap():
@@ -165,13 +201,19 @@ class BatchWriter:
             counts = self._pending[str(name)]
             counts.replaced_because, counts.deleted = why, new.dropped_rows
             target = _Target(table, new.columns, new.name, new=new)
-            if self._checks[table] and new.late_key:
-                replacement.build_key(self.conn, new, upsert=self._upsert)
-            merges = merges and not new.late_key
         else:
-            target = _Target(table, dialect.columns(self.conn, name), name)
+            columns = declared.stored(table, dialect.columns(self.conn, name))
+            target = _Target(table, columns, name)
+        waits = bool(self._checks[table])
+        if self._prover is not None:
+            target.columns = self._prover.begin(table, target.columns, sifts=waits)
+            waits = waits or self._prover.needs_stage(table, target.new)
+        if target.new is not None:
+            if waits and target.new.late_key:
+                replacement.build_key(self.conn, target.new, upsert=self._upsert)
+            merges = merges and not target.new.late_key
         target.merges = merges
-        if merges or self._checks[table]:
+        if merges or waits:
             target.stage = self._stage(target.columns)
         return target
 
@@ -183,9 +225,20 @@ class BatchWriter:
         dialect.create_table(self.conn, TableName(name), bare, temporary=True)
         return TableName(name, dialect.temporary_schema)
 
+    def _copied(self, target: _Target) -> TableName:
+        """Copy what a new table has got straight, to tell later what gave way to other rows."""
+        dialect, kept = dialect_of(self.conn), self._stage(target.columns)
+        names = dialect.column_list(column.name for column in target.columns)
+        rows = f"SELECT {names} FROM {dialect.qualified(target.load_into)}"
+        run(self.conn, f"INSERT INTO {dialect.qualified(kept)} {rows}")
+        return kept
+
     def _match(self, named: Any) -> sa.Table | None:
         if not isinstance(named, sa.Table):
-            return None
+            msg = f"a pair is (table, row or frame), and {named!r:.60} is no sqlalchemy.Table"
+            raise ValidationError(msg)
+        if named in self._targets:
+            return named
         return self._by_name.get(declared.name_of(named))
 
     def _columns(self, table: sa.Table) -> tuple[Column, ...]:
@@ -197,12 +250,27 @@ class BatchWriter:
             target.rows += self._insert(target, data)
             return
         name = str(declared.name_of(table))
-        chosen, reader = conform(as_reader(data), target.columns, table=name)
+        chosen, reader = conform(
+            flat(as_reader(data), target.columns, table=name),
+            target.columns,
+            table=name,
+            infinite_moments=dialect_of(self.conn).infinite_moments,
+        )
+        if self._prover is not None:
+            reader = self._prover.watch(table, chosen, reader)
         dialect, place = dialect_of(self.conn), target.load_into
         if target.stage is not None:
             place, chosen = target.stage, dialect.staged(chosen)
-        count = dialect.load(self.conn, place, chosen, reader)
+        try:
+            count = dialect.load(self.conn, place, chosen, reader)
+        except ValueDoesNotFit as error:
+            told = in_table(error, name)
+            if told is error:
+                raise
+            raise told from error
         target.rows += count
+        if _is_milestone(target.rows - count, target.rows):
+            self._log.info("%d rows for %s so far in this batch", target.rows, name)
         target.straight += 0 if target.stage is not None else count
 
     def _insert(self, target: _Target, statement: Any) -> int:
@@ -213,13 +281,22 @@ class BatchWriter:
         """
         if self._upsert and target.new is not None and target.new.late_key:
             self._remember(target, target.load_into)
-            self._count_removed(target, replacement.build_key(self.conn, target.new, upsert=True))
+            removed = replacement.build_key(
+                self.conn, target.new, upsert=True, before_removal=self._look_first(target)
+            )
+            self._count_removed(target, removed)
+            if self._prover is not None:
+                self._prover.keep(target.table, self._copied(target))
             target.stage, target.merges = self._stage(target.columns), True
         elif target.stage is not None:
             self._merge(target)
+        elif self._prover is not None:
+            target.stage = self._stage(target.columns)
         place = dialect_of(self.conn).qualified(target.stage or target.load_into)
         raw: Any = self.conn.connection.driver_connection
         count = run(self.conn, f"INSERT INTO {place} {statement.as_string(raw)}").rowcount
+        if self._prover is not None:
+            self._prover.found_by_server(target.table, count)
         if target.stage is not None:
             self._merge(target)
         else:
@@ -235,11 +312,17 @@ class BatchWriter:
         dialect, counts = dialect_of(self.conn), self._counts(target)
         if target.stage is None:
             return
+        if self._prover is not None:
+            self._prover.check_stage(target.table, target.stage)
         if self._checks[target.table]:
             name = dialect.resolved(self.conn, declared.name_of(target.table))
             checks, columns = self._checks[target.table], target.columns
             taken = sift(self.conn, name, target.stage, columns, checks, run_id=self.run_id)
             counts.count_broken(taken)
+            if self._prover is not None:
+                self._prover.put_aside(target.table, sum(taken.values()))
+        if self._prover is not None:
+            self._prover.expect(target.table, target.stage)
         self._remember(target, target.stage)
         if target.merges:
             key = [column.name for column in target.table.primary_key.columns]
@@ -249,19 +332,26 @@ class BatchWriter:
             counts.unchanged += done.unchanged
         else:
             counts.inserted += self._add(target, target.stage)
-        run(self.conn, f"DROP TABLE {dialect.qualified(target.stage)}")
+        if self._prover is None:
+            run(self.conn, f"DROP TABLE {dialect.qualified(target.stage)}")
         target.stage = None
 
     def _add(self, target: _Target, stage: TableName) -> int:
         """Add what waited to a table without upserting."""
         dialect = dialect_of(self.conn)
         names = dialect.column_list(column.name for column in target.columns)
-        values = ", ".join(f"CAST({dialect.quote(c.name)} AS {c.sql_type})" for c in target.columns)
+        values = ", ".join(
+            f"CAST({dialect.quote(c.name)} AS {dialect.assigned_type(c.sql_type)})"
+            for c in target.columns
+        )
         into, source = dialect.qualified(target.load_into), dialect.qualified(stage)
         statement = (
             f"INSERT INTO {into} ({names}) {dialect.overriding}SELECT {values} FROM {source}"
         )
-        return run(self.conn, statement).rowcount
+        keyed = bool(target.table.primary_key.columns)
+        if self._prover is None or keyed:
+            return run(self.conn, statement).rowcount
+        return self._prover.add(target.table, target.load_into, statement)
 
     def _remember(self, target: _Target, rows: TableName) -> None:
         if self._given is not None:
@@ -276,6 +366,8 @@ class BatchWriter:
             name = declared.name_of(table)
             columns = dialect_of(self.conn).columns(self.conn, name)
             self._pending[str(name)].deleted = self._given.delete_others(table, columns)
+            if self._prover is not None:
+                self._given.prove_deleted(table)
 
     def _counts(self, target: _Target) -> TableCounts:
         return self._pending[str(declared.name_of(target.table))]
@@ -291,8 +383,17 @@ class BatchWriter:
         if target.new is not None:
             if target.new.late_key:
                 self._remember(target, target.load_into)
-            removed = replacement.finish(self.conn, target.new, upsert=self._upsert)
+            removed = replacement.finish(
+                self.conn, target.new, upsert=self._upsert, before_removal=self._look_first(target)
+            )
             self._count_removed(target, removed)
+
+    def _look_first(self, target: _Target) -> Callable[[], None]:
+        """Say what to do before rows of a new table give way to others."""
+        prover, new = self._prover, target.new
+        if prover is None or new is None:
+            return lambda: None
+        return functools.partial(prover.before_removal, new)
 
     @contextlib.contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -301,3 +402,13 @@ class BatchWriter:
             yield
         finally:
             self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - started
+
+
+def _is_milestone(before: int, after: int) -> bool:
+    """Say whether a round number of rows was passed: 100, 200, ..., 1000, 2000, ..., a million.
+
+    >>> _is_milestone(95, 130), _is_milestone(1100, 1900), _is_milestone(0, 64)
+    (True, False, False)
+    """
+    step = max(100, min(10 ** (len(str(after)) - 1), 1_000_000))
+    return bool(before // step < after // step)

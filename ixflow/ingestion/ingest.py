@@ -14,12 +14,14 @@ import datetime as dt
 import inspect
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
 
 from ixflow.dialects import dialect_of
 from ixflow.dialects.waiting import lock_patience
-from ixflow.errors import IngestError, IxflowError, ValidationError
+from ixflow.errors import IngestError, ValidationError
 from ixflow.events import BatchIngested, emit
 from ixflow.ingestion.batch import BatchWriter
 from ixflow.ingestion.blockers import (
@@ -39,13 +41,11 @@ from ixflow.ingestion.options import (
     checked,
 )
 from ixflow.ingestion.order import either_order
-from ixflow.ingestion.watermark import record_of, watermark_of, with_watermark
-from ixflow.secrets import redact
+from ixflow.ingestion.proof import Prover
+from ixflow.ingestion.troubles import Troubles, check_arguments, iterable
+from ixflow.ingestion.watermark import changed_by, watermark_of, with_watermark
 from ixflow.tables.declared import name_of
 from ixflow.values import TableName, new_run_id
-
-if TYPE_CHECKING:
-    import sqlalchemy as sa
 
 __all__ = ["ingest"]
 
@@ -68,6 +68,7 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
     *,
     get_pg_force_execute: ForceExecute | GetForceExecute | None = TERMINATE,
     logger: logging.Logger | None = None,
+    prove_arrival: bool = False,
 ) -> IngestResult:
     """Ingest batches into the tables of a SQLAlchemy metadata, exactly once.
 
@@ -92,10 +93,13 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
             replaced: they are terminated after five minutes. `ForceExecute` with another time,
             None (never), or a function of (connection, logger) that gives a context manager.
         logger: Hears what happens; default: the logger ``ixflow``.
+        prove_arrival: Before each commit, compare number and checksum of the rows that were sent
+            with those that are there; the result's tables then have an ``arrival``.
 
     Raises:
         ValidationError: an argument is wrong; nothing was done.
         IngestError: the database refused a batch, which was rolled back; earlier ones stay.
+        ArrivalDiffers: what is there is not what was sent; the batch was rolled back.
         DataError: a row does not fit; the batch was rolled back.
         LockNotAvailable: others held a table for too long; the batch was rolled back.
 
@@ -107,6 +111,7 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
             ingest(conn, metadata, lambda after: [(42, None, [(orders, (42, "new"))])])
 
     """
+    check_arguments(conn, metadata, batches)
     tables = _checked_tables(conn, metadata)
     missing = _missing(delete)
     if missing is None:
@@ -116,7 +121,8 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
     started = time.monotonic()
     log = logger or logging.getLogger("ixflow")
     patience, force = chosen_blockers(get_pg_force_execute)
-    comment = _comment(conn, name_of(tables[0]))
+    troubles = Troubles(conn, _names(tables))
+    comment = _comment(conn, name_of(tables[0]), troubles)
     before = watermark_of(comment)
     watermark = _chosen(high_watermark, before)
     if missing is not None:
@@ -125,6 +131,7 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
     given = None if missing is None else GivenKeys(conn, missing)
     functions, checks = split_callbacks(on_before_visible)
     run_id = new_run_id()
+    prover = Prover(conn) if prove_arrival else None
     writer = BatchWriter(
         conn,
         tables,
@@ -134,11 +141,14 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
         run_id=run_id,
         checks=checks,
         given=given,
+        prover=prover,
         around_swap=lambda: force(conn, log),
+        log=log,
     )
-    run = _Run(writer, before, [_three_arguments(function) for function in functions], log)
+    callbacks = [_three_arguments(function) for function in functions]
+    run = _Run(writer, before, callbacks, log, troubles)
     try:
-        for item in batches(copy.deepcopy(watermark)):
+        for item in iterable(batches(copy.deepcopy(watermark)), "what batches returns"):
             with lock_patience(patience):
                 run.one_batch(item)
         if given is not None and run.batches:
@@ -147,9 +157,10 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
     finally:
         if given is not None:
             given.forget()
+        if prover is not None:
+            prover.close()
     if not run.batches:
-        with conn.begin():
-            writer.create_bare()
+        run.create_bare()
     return IngestResult(
         run_id=run.run_id,
         tables=writer.counts,
@@ -159,7 +170,7 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
         seconds=time.monotonic() - started,
         skipped_rows=writer.skipped,
         phases=writer.phases,
-        changed_by=run.changed_by or record_of(comment).get("changed_by", {}),
+        changed_by=run.changed_by or changed_by(comment),
     )
 
 
@@ -172,6 +183,7 @@ class _Run:
         watermark: Any,
         callbacks: Sequence[Callable[[sa.Connection, sa.Table | None, Any], None]],
         log: logging.Logger,
+        troubles: Troubles,
     ) -> None:
         self.run_id = writer.run_id
         self.batches = 0
@@ -180,23 +192,42 @@ class _Run:
         self._writer = writer
         self._callbacks = callbacks
         self._log = log
+        self._troubles = troubles
 
     def one_batch(self, item: Any) -> None:
         watermark, batch_metadata, pairs = _triple(item)
         writer = self._writer
 
         def change() -> Any:
-            writer.write(pairs)
-            self._call_back(batch_metadata)
+            with self._still_open("the generator of rows"):
+                writer.write(self._troubles.given(pairs))
+            with self._still_open("on_before_visible"):
+                self._call_back(batch_metadata)
             writer.make_visible()
-            return watermark() if callable(watermark) else watermark
+            with self._still_open("the function that gives the high watermark"):
+                found = self._troubles.call(watermark) if callable(watermark) else watermark
+            writer.prove()
+            return found
 
+        self._log.info("batch %d begins", self.batches + 1)
         value = self._in_transaction(change)
         writer.committed()
         self.batches += 1
         rows = writer.rows_of_batch
         emit(BatchIngested(tuple(writer.counts), rows, value))
-        self._log.info("batch %d of %d rows committed up to %r", self.batches, rows, value)
+        spent = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in writer.phases.items())
+        self._log.info(
+            "batch %d of %d rows committed up to %r (so far: %s)", self.batches, rows, value, spent
+        )
+
+    def create_bare(self) -> None:
+        """Create missing tables when there was no batch."""
+        writer = self._writer
+        try:
+            with writer.conn.begin():
+                writer.create_bare()
+        except sa.exc.DBAPIError as error:
+            raise self._told(error) from error
 
     def delete_missing(self) -> None:
         """Delete the rows that no batch gave, behind the last of them."""
@@ -213,6 +244,12 @@ class _Run:
         """Change the tables and store the watermark that the change returns, or nothing."""
         conn, tables = self._writer.conn, self._writer.tables
         dialect, first = dialect_of(conn), name_of(tables[0])
+        if conn.in_transaction():
+            msg = (
+                "the batches function left a transaction open on the ingest's own connection; "
+                "let it use another one, or commit"
+            )
+            raise ValidationError(msg)
         try:
             with conn.begin(), contextlib.ExitStack() as locks:
                 # In one order for everybody, so that two ingests never wait for each other.
@@ -222,21 +259,21 @@ class _Run:
                 self._refuse_if_moved(dialect.comment(conn, first), first)
                 value = change()
                 known = dialect.comment(conn, first)
-                comment = with_watermark(known, value, self._record(record_of(known)))
+                comment = with_watermark(known, value, self._record(changed_by(known)))
                 dialect.set_comment(conn, first, comment)
-        except IxflowError:
-            raise
         except Exception as error:
-            if not _from_the_database(error):
+            told = self._told(error)
+            if told is error:
                 raise
-            raise self._failed(error) from error
+            raise told from error
         # As it is stored: a tuple comes back as a list, and the caller may change its object.
         self.watermark = watermark_of(comment)
         return value
 
     def _refuse_if_moved(self, comment: str | None, table: TableName) -> None:
         stored = watermark_of(comment)
-        if stored != self.watermark:
+        # Compared as texts: a NaN, which pg-bulk-ingest could store, is not itself.
+        if repr(stored) != repr(self.watermark):
             msg = (
                 f"another ingest into {table} moved the high watermark from {self.watermark!r} "
                 f"to {stored!r} meanwhile; this batch was not written; run the ingest again"
@@ -244,19 +281,32 @@ class _Run:
             raise IngestError(msg, table=str(table), expected=self.watermark, found=stored)
 
     def _call_back(self, batch_metadata: Any) -> None:
-        conn = self._writer.conn
-        transaction = conn.get_transaction()
         for callback in self._callbacks:
             for table in self._writer.tables_to_select():
-                callback(conn, table, batch_metadata)
+                self._troubles.call(callback, self._writer.conn, table, batch_metadata)
+
+    @contextlib.contextmanager
+    def _still_open(self, who: str) -> Iterator[None]:
+        """Refuse to go on after a function of the caller's has ended the transaction."""
+        conn = self._writer.conn
+        transaction = conn.get_transaction()
+        msg = (
+            f"{who} ended the transaction of the batch; it must not commit or roll back on this "
+            f"connection"
+        )
+        try:
+            yield
+        except sa.exc.InvalidRequestError as error:
+            if conn.get_transaction() is transaction and conn.in_transaction():
+                raise
+            raise IngestError(msg) from error
         if conn.get_transaction() is not transaction or transaction is None:
-            msg = "on_before_visible ended the transaction of its batch; it must not commit"
             raise IngestError(msg)
 
-    def _record(self, before: dict[str, Any]) -> dict[str, Any]:
+    def _record(self, before: dict[str, str]) -> dict[str, Any]:
         """Describe this run, and for each table the last run that changed a row of it."""
         changed = dict.fromkeys(self._writer.changed_tables(), self.run_id)
-        self.changed_by = {**before.get("changed_by", {}), **changed}
+        self.changed_by = {**before, **changed}
         return {
             "changed_by": self.changed_by,
             "run_id": self.run_id,
@@ -265,24 +315,9 @@ class _Run:
             "rows": self._writer.rows_of_batch,
         }
 
-    def _failed(self, error: Exception) -> IngestError:
-        cause = getattr(error, "orig", None) or error
-        url = self._writer.conn.engine.url
-        said = redact(" ".join(str(cause).split()), url.password and str(url.password))
-        lost = getattr(error, "connection_invalidated", False)
-        what = (
-            "may have been rolled back; the stored watermark tells" if lost else "was rolled back"
-        )
-        msg = (
-            f"batch {self.batches + 1} into {_names(self._writer.tables)} {what}: {said}; "
-            f"{self.batches} earlier batches of this run stay"
-        )
-        return IngestError(msg, run_id=self.run_id, batch=self.batches + 1, cause=said)
-
-
-def _from_the_database(error: Exception) -> bool:
-    module = type(error).__module__.partition(".")[0]
-    return module in ("sqlalchemy", "psycopg", "psycopg2", "duckdb", "_duckdb", "sqlite3")
+    def _told(self, error: Exception) -> Exception:
+        temporary = self._writer.temporary_names()
+        return self._troubles.told(error, temporary, batch=self.batches + 1, run_id=self.run_id)
 
 
 def _triple(item: Any) -> tuple[Any, Any, Iterable[tuple[Any, Any]]]:
@@ -293,7 +328,7 @@ def _triple(item: Any) -> tuple[Any, Any, Iterable[tuple[Any, Any]]]:
             f"a batch is (high watermark, batch metadata, pairs of table and row), not {item!r:.80}"
         )
         raise ValidationError(msg) from None
-    return watermark, batch_metadata, pairs
+    return watermark, batch_metadata, iterable(pairs, "the pairs of a batch")
 
 
 def _checked_tables(conn: sa.Connection, metadata: sa.MetaData) -> list[sa.Table]:
@@ -314,9 +349,12 @@ def _checked_tables(conn: sa.Connection, metadata: sa.MetaData) -> list[sa.Table
     return tables
 
 
-def _comment(conn: sa.Connection, table: TableName) -> str | None:
-    with conn.begin():
-        return dialect_of(conn).comment(conn, table)
+def _comment(conn: sa.Connection, table: TableName, troubles: Troubles) -> str | None:
+    try:
+        with conn.begin():
+            return dialect_of(conn).comment(conn, table)
+    except sa.exc.DBAPIError as error:
+        raise troubles.told(error, {}, batch=1, run_id="") from error
 
 
 def _chosen(wanted: Any, stored: Any) -> Any:

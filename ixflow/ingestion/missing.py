@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ixflow.dialects import dialect_of, run
-from ixflow.errors import TooManyMissing, ValidationError
+from ixflow.errors import ArrivalDiffers, TooManyMissing, ValidationError
 from ixflow.tables import declared
 from ixflow.values import Column, TableName
 
@@ -109,8 +109,7 @@ class GivenKeys:
         name, mark = declared.name_of(table), self._options.mark
         kept = self._place(name, _key_columns(table, columns))
         live, quote = self._dialect.qualified(name), self._dialect.quote
-        same = " AND ".join(f"k.{quote(c.name)} = t.{quote(c.name)}" for c in table.primary_key)
-        there = f"t.{quote(mark)} IS NULL" if mark else "true"
+        same, there = self._same(table), self._there()
         given = f"SELECT 1 FROM {self._dialect.qualified(kept)} k WHERE {same}"
         counts = f"count(*), count(*) FILTER (WHERE NOT EXISTS ({given}))"
         total, missing = run(self._conn, f"SELECT {counts} FROM {live} t WHERE {there}").one()
@@ -121,6 +120,39 @@ class GivenKeys:
             change = f"UPDATE {live} AS t SET {quote(mark)} = now()"
         run(self._conn, f"{change} WHERE {there} AND NOT EXISTS ({given})")
         return int(missing)
+
+    def prove_deleted(self, table: sa.Table) -> None:
+        """See that exactly the given rows are left, behind `delete_others`.
+
+        Raises:
+            ArrivalDiffers: there are others, or given ones are gone.
+
+        """
+        name, same = declared.name_of(table), self._same(table)
+        self._dialect.settle_deferred(self._conn)
+        live = f"{self._dialect.qualified(name)} t"
+        kept = f"{self._dialect.qualified(self._kept[name])} k"
+        others = f"{live} WHERE {self._there()} AND NOT EXISTS (SELECT 1 FROM {kept} WHERE {same})"
+        gone = f"{kept} WHERE NOT EXISTS (SELECT 1 FROM {live} WHERE {same})"
+        more, fewer = (
+            int(run(self._conn, f"SELECT count(*) FROM {rows}").scalar_one())
+            for rows in (others, gone)
+        )
+        if more or fewer:
+            msg = (
+                f"{name}: {more} rows are there that were not given, and {fewer} that were given "
+                f"are gone, before the commit; no missing row was deleted; look for triggers and "
+                f"rules on the table"
+            )
+            raise ArrivalDiffers(msg, table=str(name), surplus=more, gone=fewer)
+
+    def _same(self, table: sa.Table) -> str:
+        quote = self._dialect.quote
+        return " AND ".join(f"k.{quote(c.name)} = t.{quote(c.name)}" for c in table.primary_key)
+
+    def _there(self) -> str:
+        mark = self._options.mark
+        return f"t.{self._dialect.quote(mark)} IS NULL" if mark else "true"
 
     def _too_many(self, name: TableName, missing: int, total: int) -> TooManyMissing:
         msg = (

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from ixflow.dialects.checksums import Checksum
 from ixflow.errors import ValidationError
 
 __all__ = [
+    "Arrival",
     "Delete",
     "HighWatermark",
     "IngestResult",
@@ -75,7 +77,38 @@ def checked(option: str, value: Any, kind: type, *, empty: str | None = None) ->
     if value not in allowed:
         msg = f"{option}={value!r} is not one of {', '.join(allowed)}"
         raise ValidationError(msg, option=option, value=value)
-    return str(value)
+    # The constant itself: str() of a member of a text enumeration is the member's name.
+    return next(constant for constant in allowed if constant == value)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What one ingest proved of one table: rows that were sent, and how they are there.
+
+    Of the ``rows_sent``, ``rows_there`` were found with exactly the values that were sent,
+    ``repeated`` gave way to a later row with their key, and ``put_aside`` are in quarantine.
+    ``checksum`` is that of the rows there, summed over the batches; ``not_compared`` names columns
+    whose type has no canonical text.
+    """
+
+    rows_sent: int = 0
+    rows_there: int = 0
+    repeated: int = 0
+    put_aside: int = 0
+    checksum: Checksum = field(default_factory=Checksum)
+    not_compared: tuple[str, ...] = ()
+
+    def __add__(self, more: Arrival) -> Arrival:
+        """Add what another batch proved."""
+        names = dict.fromkeys((*self.not_compared, *more.not_compared))
+        return Arrival(
+            self.rows_sent + more.rows_sent,
+            self.rows_there + more.rows_there,
+            self.repeated + more.repeated,
+            self.put_aside + more.put_aside,
+            self.checksum + more.checksum,
+            tuple(names),
+        )
 
 
 @dataclass(slots=True)
@@ -84,7 +117,8 @@ class TableCounts:
 
     ``unchanged`` rows were there already with the same values, or came twice in one batch.
     ``broken_rules`` counts the rows that were put aside, by the rule that they broke.
-    ``replaced_because`` says why the table was made anew; empty when it was not.
+    ``replaced_because`` says why the table was made anew; empty when it was not. ``arrival`` is
+    what was proved, if that was asked for.
     """
 
     inserted: int = 0
@@ -93,6 +127,7 @@ class TableCounts:
     deleted: int = 0
     replaced_because: tuple[str, ...] = ()
     broken_rules: dict[str, int] = field(default_factory=dict)
+    arrival: Arrival | None = None
 
     @property
     def quarantined(self) -> int:

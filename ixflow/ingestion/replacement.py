@@ -9,12 +9,14 @@ is built over them, and the batch is merged as into any table. Then it takes the
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from ixflow.dialects import dialect_of, run
 from ixflow.errors import DataError
+from ixflow.ingestion.old_rows import copy_rows
 from ixflow.tables import declared
 from ixflow.tables.definition import differences
 from ixflow.tables.load import add_primary_key
@@ -75,7 +77,7 @@ def prepare(conn: sa.Connection, table: sa.Table, *, delete: bool, upsert: bool)
     late = bool(key) and dialect.adds_keys
     temporary = place.renamed(f"_tmp_{uuid.uuid4().hex}")
     made = declared.create(conn, table, temporary, key=not late, unique=not late)
-    columns = dialect.columns(conn, temporary)
+    columns = declared.stored(table, dialect.columns(conn, temporary))
     kept = dropped = 0
     replaces = dialect.exists(conn, place)
     if replaces:
@@ -83,48 +85,28 @@ def prepare(conn: sa.Connection, table: sa.Table, *, delete: bool, upsert: bool)
         total = run(conn, f"SELECT count(*) FROM {dialect.qualified(place)}").scalar_one()
         kept, dropped = (0, total) if delete else (total, 0)
     if kept:
-        _copy_rows(conn, place, temporary, columns)
+        copy_rows(conn, place, temporary, columns)
     new = Replacement(table, place, made, columns, replaces, kept, dropped, key if late else (), [])
     if late and (kept or dialect.staged(columns) != columns):
         build_key(conn, new, upsert=upsert)
     return new
 
 
-def _copy_rows(
-    conn: sa.Connection, old: TableName, new: TableName, columns: tuple[Column, ...]
-) -> None:
-    dialect = dialect_of(conn)
-    present = {column.name: column for column in dialect.columns(conn, old)}
-    common = [column for column in columns if column.name in present]
-    names = dialect.column_list(c.name for c in common)
-    values = ", ".join(
-        dialect.quote(c.name)
-        if present[c.name].sql_type == c.sql_type
-        else f"CAST({dialect.quote(c.name)} AS {c.sql_type})"
-        for c in common
-    )
-    statement = (
-        f"INSERT INTO {dialect.qualified(new)} ({names}) "
-        f"{dialect.overriding}SELECT {values or 'NULL'} FROM {dialect.qualified(old)}"
-    )
-    try:
-        run(conn, statement)
-    except sa.exc.DBAPIError as error:
-        said = " ".join(str(error.orig).split())
-        msg = (
-            f"the rows of {old} do not fit its new definition: {said}; nothing was changed; "
-            f"mend the rows, or ingest with delete=BEFORE_FIRST_BATCH"
-        )
-        raise DataError(msg, table=str(old)) from error
-
-
-def finish(conn: sa.Connection, new: Replacement, *, upsert: bool) -> int:
+def finish(
+    conn: sa.Connection,
+    new: Replacement,
+    *,
+    upsert: bool,
+    before_removal: Callable[[], None] = lambda: None,
+) -> int:
     """Add key and indexes; return how many rows gave way to later ones with their key.
 
     Without ``upsert`` a duplicate key is an error.
     """
     dialect = dialect_of(conn)
-    removed = build_key(conn, new, upsert=upsert) if new.late_key else 0
+    removed = 0
+    if new.late_key:
+        removed = build_key(conn, new, upsert=upsert, before_removal=before_removal)
     if dialect.renames_indexed:
         new.index_names = declared.create_indexes(conn, new.made, new.table)
     old = new.place if new.replaces else None
@@ -132,15 +114,30 @@ def finish(conn: sa.Connection, new: Replacement, *, upsert: bool) -> int:
     return removed
 
 
-def build_key(conn: sa.Connection, new: Replacement, *, upsert: bool) -> int:
-    """Build the key and unique constraints now; return how many rows gave way to later ones."""
-    removed = _add_key(conn, new, upsert=upsert)
+def build_key(
+    conn: sa.Connection,
+    new: Replacement,
+    *,
+    upsert: bool,
+    before_removal: Callable[[], None] = lambda: None,
+) -> int:
+    """Build the key and unique constraints now; return how many rows gave way to later ones.
+
+    ``before_removal`` is called while those are still there, if there are any.
+    """
+    removed = _add_key(conn, new, upsert=upsert, before_removal=before_removal)
     _add_unique(conn, new)
     new.late_key = ()
     return removed
 
 
-def _add_key(conn: sa.Connection, new: Replacement, *, upsert: bool) -> int:
+def _add_key(
+    conn: sa.Connection,
+    new: Replacement,
+    *,
+    upsert: bool,
+    before_removal: Callable[[], None],
+) -> int:
     """Build the key; only when that fails is it worth looking for duplicates."""
     dialect = dialect_of(conn)
     try:
@@ -149,6 +146,7 @@ def _add_key(conn: sa.Connection, new: Replacement, *, upsert: bool) -> int:
     except sa.exc.IntegrityError:
         if not upsert:
             raise
+        before_removal()
         removed = dialect.delete_duplicates(conn, new.name, new.late_key)
         add_primary_key(conn, dialect, new.name, new.late_key)
         return removed

@@ -18,6 +18,9 @@ __all__ = ["encoder"]
 
 Encode = Callable[[Any], str]
 
+# NaN is not JSON, whatever Python's default says.
+_JSON = json.JSONEncoder(allow_nan=False).encode
+
 
 def encoder(column: Column) -> Encode | None:
     r"""Give the function that writes the column's values; None where Arrow takes them as they are.
@@ -124,8 +127,8 @@ def _multirange(value: Any) -> str:
 
 
 _ENCODERS: dict[str, Encode] = {
-    "json": json.dumps,
-    "jsonb": json.dumps,
+    "json": _JSON,
+    "jsonb": _JSON,
     "uuid": str,
     "bytea": _bytes,
     "hstore": _hstore,

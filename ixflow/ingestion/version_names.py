@@ -43,6 +43,10 @@ def partition_table(base: sa.Table, name: TableName, column: str) -> sa.Table:
     schema: Any = name.schema  # None: the default schema, which the stubs do not know
     table = base.to_metadata(sa.MetaData(), schema=schema, name=name.name)
     table.comment = None
+    for made, declared in zip(table.columns, base.columns, strict=True):
+        # to_metadata moves types to the table's schema; an enum stays where it was declared.
+        if isinstance(made.type, sa.Enum) and isinstance(declared.type, sa.Enum):
+            made.type.schema = declared.type.schema
     for index in table.indexes:
         index.name = sa.sql.quoted_name(fitting(f"{name.name}_{index.name}"), quote=None)
     for constraint in table.constraints:

@@ -40,6 +40,7 @@ from ixflow.ingestion.options import (
     Upsert,
     checked,
 )
+from ixflow.ingestion.rows import NO_ROWS, is_sql
 from ixflow.ingestion.version_names import fitting, partition_names, partition_table
 from ixflow.ingestion.watermark import facts_of, watermark_of, with_facts
 from ixflow.tables import declared
@@ -148,6 +149,7 @@ class _Version:
             raise UnsupportedDatabase(msg, database=dialect.name)
         if conn.in_transaction():
             raise ValidationError("the connection is in a transaction; give a fresh one")
+        dialect.check_ingests(conn)
         if not version or not isinstance(version, str):
             raise ValidationError(f"version is {version!r}; it must be a text", version=version)
         if column in base.columns:
@@ -159,7 +161,8 @@ class _Version:
             self.partition = self._named()
         self.root = self.base.renamed(fitting(self.base.name + suffix))
         self.table = partition_table(base, self.partition, column)
-        self.columns = [column.name for column in base.columns]
+        self.columns = [c.name for c in base.columns]
+        self._given = [c.name for c in base.columns if c.computed is None]
 
     def _named(self) -> TableName:
         """Name the partition as pg-bulk-ingest does, unless another version has that name."""
@@ -232,12 +235,12 @@ class _Version:
     def _copy(self, before: TableName) -> None:
         conn, dialect = self.conn, self.dialect
         there = {column.name for column in dialect.columns(conn, before)}
-        common = [name for name in self.columns if name in there]
+        common = [name for name in self._given if name in there]
         names = dialect.column_list([*common, self.column])
         source = f"{dialect.column_list(common)}, " if common else ""
         insert = (
-            f"INSERT INTO {dialect.qualified(self.partition)} ({names}) SELECT {source}"
-            f"{catalog.literal(self.version)} FROM {dialect.qualified(before)}"
+            f"INSERT INTO {dialect.qualified(self.partition)} ({names}) {dialect.overriding}"
+            f"SELECT {source}{catalog.literal(self.version)} FROM {dialect.qualified(before)}"
         )
         try:
             run(conn, insert)
@@ -259,8 +262,13 @@ class _Version:
     def _with_version(self, row: Any) -> Any:
         if isinstance(row, Mapping):
             return {**row, self.column: self.version}
+        if is_sql(row):
+            msg = "SQL does not know the version that its rows belong to; give tuples or frames"
+            raise ValidationError(msg, table=str(self.base))
         if not is_arrow_like(row):
-            return (*row, self.version)
+            # What is no row is refused, with its number, by those who look at rows.
+            is_row = isinstance(row, Iterable) and not isinstance(row, NO_ROWS)
+            return (*row, self.version) if is_row else row
         reader = as_reader(row)
         schema = reader.schema.append(pa.field(self.column, pa.string()))
         return pa.RecordBatchReader.from_batches(schema, self._batches(reader, schema))

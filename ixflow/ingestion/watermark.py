@@ -11,7 +11,7 @@ from typing import Any
 
 from ixflow.errors import ValidationError
 
-__all__ = ["facts_of", "record_of", "watermark_of", "with_facts", "with_watermark"]
+__all__ = ["changed_by", "facts_of", "record_of", "watermark_of", "with_facts", "with_watermark"]
 
 _KEY, _WATERMARK = "pg-bulk-ingest", "high-watermark"
 _RECORD = "ixflow"
@@ -37,6 +37,16 @@ def record_of(comment: str | None) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def changed_by(comment: str | None) -> dict[str, str]:
+    """Read which run was the last to change each table; empty where nothing says so.
+
+    >>> changed_by('{"ixflow": {"changed_by": {"shop.orders": "ix-1"}}}')
+    {'shop.orders': 'ix-1'}
+    """
+    found = record_of(comment).get("changed_by")
+    return found if isinstance(found, dict) else {}
+
+
 def with_watermark(comment: str | None, watermark: Any, record: dict[str, Any]) -> str:
     """Write watermark and run record into a comment, keeping everything else that is in it.
 
@@ -49,18 +59,20 @@ def with_watermark(comment: str | None, watermark: Any, record: dict[str, Any]) 
     '{"comment": "Orders of the shop", "pg-bulk-ingest": {"high-watermark": 7}, "ixflow": {}}'
     """
     parsed = _object(comment)
-    if comment and not parsed:
+    if comment and not parsed and comment.strip() != "{}":
         parsed = {"comment": comment}
     inner = parsed.get(_KEY)
-    parsed[_KEY] = {**(inner if isinstance(inner, dict) else {}), _WATERMARK: watermark}
-    parsed[_RECORD] = record
     try:
-        return json.dumps(parsed, allow_nan=False)
-    except (TypeError, ValueError) as error:
+        json.dumps(watermark, allow_nan=False)
+    except (RecursionError, TypeError, ValueError) as error:
         msg = (
             f"the high watermark {watermark!r} is not a JSON value ({error}); use text or a number"
         )
         raise ValidationError(msg, high_watermark=repr(watermark)) from None
+    parsed[_KEY] = {**(inner if isinstance(inner, dict) else {}), _WATERMARK: watermark}
+    parsed[_RECORD] = record
+    # What others put into the comment may be NaN, which pg-bulk-ingest wrote too.
+    return json.dumps(parsed)
 
 
 def facts_of(comment: str | None) -> dict[str, Any]:
@@ -81,7 +93,7 @@ def with_facts(comment: str | None, **facts: Any) -> str:
     """
     parsed = _object(comment)
     parsed[_KEY] = {**facts_of(comment), **facts}
-    return json.dumps(parsed, allow_nan=False)
+    return json.dumps(parsed)
 
 
 def _object(comment: str | None) -> dict[str, Any]:

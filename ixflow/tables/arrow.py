@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pyarrow as pa
@@ -40,13 +41,14 @@ def as_reader(data: Any) -> pa.RecordBatchReader:
         data = pa.Table.from_batches([data])
     if isinstance(data, pa.Table):
         return data.to_reader()
-    if hasattr(data, "__arrow_c_stream__"):
-        return pa.RecordBatchReader.from_stream(data)
     if hasattr(data, "collect_batches"):
         return _lazy_reader(data)
-    if hasattr(data, "__arrow_c_array__"):
-        batch = pa.record_batch(data)
-        return pa.RecordBatchReader.from_batches(batch.schema, [batch])
+    with contextlib.suppress(pa.ArrowException):  # a column, which is no table
+        if hasattr(data, "__arrow_c_stream__"):
+            return pa.RecordBatchReader.from_stream(data)
+        if hasattr(data, "__arrow_c_array__"):
+            batch = pa.record_batch(data)
+            return pa.RecordBatchReader.from_batches(batch.schema, [batch])
     kind = f"{type(data).__module__}.{type(data).__qualname__}"
     msg = f"cannot read rows from a {kind}; give a frame or table that speaks Arrow"
     raise UnsupportedType(msg, type=kind)

@@ -19,7 +19,7 @@ from sqlalchemy.schema import CreateIndex
 
 from ixflow.dialects import dialect_named, dialect_of, run
 from ixflow.tables.definition import TableDefinition
-from ixflow.values import TableName
+from ixflow.values import Column, TableName
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,6 +33,7 @@ __all__ = [
     "definition",
     "name_of",
     "sqlalchemy_type",
+    "stored",
     "would_be",
 ]
 
@@ -104,6 +105,12 @@ def _compiled(type_: _ArrowType, compiler: Any, **_: Any) -> str:
     return dialect_named(compiler.dialect.name).sql_type(type_.arrow)
 
 
+def stored(table: sa.Table, columns: Sequence[Column]) -> tuple[Column, ...]:
+    """Leave out the columns that the database computes: rows have no values for them."""
+    computed = {column.name for column in table.columns if column.computed is not None}
+    return tuple(column for column in columns if column.name not in computed)
+
+
 def definition(conn: sa.Connection, table: TableName) -> TableDefinition:
     """Read the definition of a live table.
 
@@ -135,13 +142,15 @@ def create(
     *,
     key: bool = True,
     unique: bool = True,
+    bare: bool = False,
 ) -> sa.Table:
     """Create a declared table under some name, without its indexes; return it under that name.
 
-    ``key=False`` and ``unique=False`` leave these constraints out, for adding them after the rows.
+    ``key=False`` and ``unique=False`` leave these constraints out, for adding them after the rows;
+    ``bare`` leaves out the sequence of the key too, so that nothing but the table is made.
     """
     dialect_of(conn).create_schema(conn, name.schema) if name.schema is not None else None
-    made = _copy(table, name, key=key)
+    made = _copy(table, name, key=key, bare=bare)
     for constraint in () if unique else _unique_constraints(made):
         constraint.ddl_if(callable_=_never)
     made.create(conn, checkfirst=_CHECK_TYPES)
@@ -156,9 +165,24 @@ def add_unique(conn: sa.Connection, table: sa.Table, name: TableName) -> None:
 
 def _unique_constraints(table: sa.Table) -> list[sa.Constraint]:
     others = (sa.PrimaryKeyConstraint, sa.ForeignKeyConstraint, sa.CheckConstraint)
+    needless = _needless(table)
     return sorted(
-        (c for c in table.constraints if not isinstance(c, others)), key=lambda c: str(c.name)
+        (c for c in table.constraints if not isinstance(c, others) and c not in needless),
+        key=lambda c: str(c.name),
     )
+
+
+def _needless(table: sa.Table) -> list[sa.Constraint]:
+    """List the unique constraints over the key's columns: made after it they are a second index."""
+    key = [column.name for column in table.primary_key.columns]
+    return [
+        constraint
+        for constraint in table.constraints
+        if isinstance(constraint, sa.UniqueConstraint)
+        and [column.name for column in constraint.columns] == key
+        and not constraint.deferrable
+        and not constraint.dialect_kwargs.get("postgresql_include")
+    ]
 
 
 def _never(*_: Any, **__: Any) -> bool:
@@ -196,6 +220,9 @@ def create_indexes(
     for index, original in copies:
         wanted = str(original.name)
         wanted = _fitting(wanted, conn.dialect.max_identifier_length)
+        # Nothing in a transaction can be made concurrently.
+        if index.dialect_kwargs.get("postgresql_concurrently"):
+            index.dialect_kwargs["postgresql_concurrently"] = False
         index.name = sa.sql.quoted_name(wanted if final else f"_tmp_{uuid.uuid4().hex}", quote=None)
         conn.execute(CreateIndex(index))
         names.append((str(index.name), wanted))
@@ -215,6 +242,7 @@ def _copy(
     name: TableName,
     *,
     key: bool = True,
+    bare: bool = False,
     prefixes: Sequence[str] = (),
 ) -> sa.Table:
     schema: Any = name.schema  # None: the default schema, which the stubs do not know
@@ -226,7 +254,7 @@ def _copy(
         if isinstance(made.type, sa.Enum) and isinstance(declared.type, sa.Enum):
             made.type.schema = declared.type.schema
     for constraint in list(copy.constraints):
-        if isinstance(constraint, sa.ForeignKeyConstraint):
+        if isinstance(constraint, sa.ForeignKeyConstraint) or constraint in _needless(copy):
             copy.constraints.remove(constraint)
         elif isinstance(constraint, sa.PrimaryKeyConstraint):
             constraint.name = None
@@ -236,6 +264,9 @@ def _copy(
             named.name = _name_beside(str(named.name), name)
     if not key:
         copy.primary_key.ddl_if(callable_=_never)
+        for column in copy.primary_key.columns if bare else ():
+            # Without it, SQLAlchemy would make a sequence for an integer key.
+            column.autoincrement = False
     return copy
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from ixflow.dialects import Dialect, dialect_of, run
+from ixflow.dialects.moments import checked_moments, is_moment_text
 from ixflow.dialects.types import arrow_schema, cast_column
 from ixflow.errors import ColumnMismatch, ValidationError
 from ixflow.tables.arrow import as_reader
@@ -27,12 +28,17 @@ __all__ = [
 
 
 def conform(
-    reader: pa.RecordBatchReader, columns: Sequence[Column], *, table: str
+    reader: pa.RecordBatchReader,
+    columns: Sequence[Column],
+    *,
+    table: str,
+    infinite_moments: bool = False,
 ) -> tuple[tuple[Column, ...], pa.RecordBatchReader]:
     """Order and cast the reader's columns as the table has them.
 
     Returns the columns that the data give (nullable ones may be left out) and a reader with
-    exactly their types.
+    exactly their types. With ``infinite_moments`` dates and timestamps that came as text stay
+    text, since some may be infinite; all others are what Arrow can read.
 
     Raises:
         ColumnMismatch: the data have columns that the table lacks, or lack one that may not be
@@ -43,15 +49,24 @@ def conform(
     given = reader.schema.names
     _check_names(given, columns, table)
     chosen = tuple(column for column in columns if column.name in given)
-    schema = arrow_schema(chosen)
     places = [given.index(column.name) for column in chosen]
+    types = [reader.schema.field(place).type for place in places]
+    as_text = [
+        infinite_moments and is_moment_text(type_, column)
+        for type_, column in zip(types, chosen, strict=True)
+    ]
+    casts = [checked_moments if text else cast_column for text in as_text]
+    schema = pa.schema(
+        field.with_type(pa.string()) if text else field
+        for field, text in zip(arrow_schema(chosen), as_text, strict=True)
+    )
 
     def batches() -> Iterator[pa.RecordBatch]:
         first_row = 0
         for batch in reader:
             arrays = [
-                cast_column(batch.column(place), column, table=table, first_row=first_row)
-                for place, column in zip(places, chosen, strict=True)
+                cast(batch.column(place), column, table=table, first_row=first_row)
+                for place, column, cast in zip(places, chosen, casts, strict=True)
             ]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
             first_row += batch.num_rows
@@ -90,7 +105,12 @@ def append(conn: sa.Connection, table: TableName, data: Any) -> int:
 
     """
     dialect = dialect_of(conn)
-    chosen, reader = conform(as_reader(data), dialect.columns(conn, table), table=str(table))
+    chosen, reader = conform(
+        as_reader(data),
+        dialect.columns(conn, table),
+        table=str(table),
+        infinite_moments=dialect.infinite_moments,
+    )
     return dialect.load(conn, table, chosen, reader)
 
 

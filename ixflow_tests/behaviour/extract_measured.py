@@ -14,6 +14,8 @@ from pathlib import Path
 # Whatever a run would import is there before it is measured.
 import adbc_driver_postgresql.dbapi
 import duckdb
+import mssql_python
+import obstore
 import psycopg
 import pyarrow.parquet
 import pymysql
@@ -21,7 +23,10 @@ import pymysql
 from ixflow.extraction.api import execute, plan
 from ixflow.extraction.intent import ExtractionIntent
 
-IMPORTED = (adbc_driver_postgresql.dbapi, duckdb, psycopg, pyarrow.parquet, pymysql)
+IMPORTED = (
+    *(adbc_driver_postgresql.dbapi, duckdb, mssql_python, obstore),
+    *(psycopg, pyarrow.parquet, pymysql),
+)
 
 
 def status(key: str) -> int:

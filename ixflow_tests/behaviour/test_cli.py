@@ -99,7 +99,9 @@ def test_from_profile_to_replay_on_every_source(shell):
     assert again["rows_extracted"] == 3
     assert shell.json("history", "orders")[0]["replay_of"] == run["run_id"]
     assert "success" in shell.bare("metrics", run["run_id"])
-    assert shell.json("inspect", "orders") == {"health": "HEALTHY", "reasons": []}
+    judged = shell.json("inspect", "orders")
+    assert (judged["health"], judged["reasons"]) == ("HEALTHY", [])
+    assert judged["estimate"]["throughput_method"] == "cold start"
 
 
 def test_json_documents_are_whole_and_alone(orders):
@@ -169,7 +171,10 @@ def test_a_missing_database_is_a_wrong_usage(orders):
 def test_inspect_judges_by_exit_code(orders, tmp_path):
     assert orders.json("inspect", "orders", code=1)["health"] == "NEEDS ATTENTION"
     orders("execute", "orders")
-    assert "HEALTHY" in orders.bare("inspect", "orders")
+    said = orders.bare("inspect", "orders")
+    assert "HEALTHY" in said
+    assert "(cold start, low confidence)" in said
+    assert "source load low, 0 other runs" in orders.bare("diagnose")
     assert "older than 0 hours" in orders.bare(
         "inspect", "orders", "--profile-stale-hours=0", code=1
     )

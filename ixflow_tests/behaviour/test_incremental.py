@@ -18,12 +18,12 @@ from ixflow.dialects import dialect_of, run
 from ixflow.errors import ExecutionError, LockNotAvailable, ValidationError
 from ixflow.extraction.api import execute, execute_plan, explain, plan, published
 from ixflow.extraction.context import RuntimeContext
-from ixflow.extraction.cursor import Cursor
 from ixflow.extraction.history import history
 from ixflow.extraction.plan import ExecutionPlan
 from ixflow.extraction.replay import replay
 from ixflow.extraction.table_run import TableRun
 from ixflow.extraction.together import hold_snapshot
+from ixflow.tables.cursor import Cursor
 from ixflow.values import Column, TableName, TablePart
 from ixflow_tests.servers import PostgresServer
 from ixflow_tests.sources import intent_for, make

@@ -224,12 +224,12 @@ def test_two_interleaved_tables_of_twenty_thousand_rows_arrive_whole(engine):
 
 def test_rows_of_foreign_tables_are_skipped_with_a_count_and_a_warning(engine, caplog):
     table, foreign = people(), people(schema="elsewhere")
-    pairs = [(table, ANN), (foreign, BOB), ("people", CY), (foreign, CY)]
+    pairs = [(table, ANN), (foreign, BOB), (foreign, CY)]
     with engine.connect() as conn:
         result = ingest(conn, table.metadata, lambda _: [(1, None, pairs)])
     assert rows(engine, table) == [ANN]
-    assert result.skipped_rows == 3
-    assert "3 rows for tables outside the metadata were skipped" in caplog.text
+    assert result.skipped_rows == 2
+    assert "2 rows for tables outside the metadata were skipped" in caplog.text
 
 
 def test_a_table_of_the_same_name_from_another_metadata_is_the_same_table(engine):
@@ -851,7 +851,7 @@ def test_the_first_flush_is_small_and_pieces_grow_to_the_limit(engine):
     router = Router(
         lambda named: named,
         lambda _table: columns,
-        lambda _table, piece: sizes.append(len(piece)),
+        lambda _table, piece: sizes.append(piece.read_all().num_rows),
         10_000,
     )
     router.feed(("t", (n,)) for n in range(40_000))
@@ -859,9 +859,13 @@ def test_the_first_flush_is_small_and_pieces_grow_to_the_limit(engine):
     assert max(sizes) == 10_000
     assert sum(sizes) == 40_000
     small: list[int] = []
-    Router(lambda n: n, lambda _table: columns, lambda _table, p: small.append(len(p)), 10).feed(
-        ("t", (n,)) for n in range(95)
+    router = Router(
+        lambda named: named,
+        lambda _table: columns,
+        lambda _table, piece: small.append(piece.read_all().num_rows),
+        10,
     )
+    router.feed(("t", (n,)) for n in range(95))
     assert set(itertools.islice(small, 9)) == {10}
 
 

@@ -27,11 +27,18 @@ from ixflow.extraction.backoff import Backoff, Rest
 from ixflow.extraction.context import RuntimeContext
 from ixflow.extraction.diagnosis import RunFacts
 from ixflow.extraction.experience import Lesson
-from ixflow.extraction.learning import add_lesson, forget
-from ixflow.extraction.migrations import benchmarks, controller, deviations, runs
+from ixflow.extraction.learning import add_lesson, forget, running_now
+from ixflow.extraction.migrations import (
+    MIGRATIONS,
+    benchmarks,
+    controller,
+    deviations,
+    runs,
+    state_version,
+)
 from ixflow.extraction.notes import learned, note_of
 from ixflow.extraction.replay import replay
-from ixflow.extraction.state import StatePlace
+from ixflow.extraction.state import StatePlace, now
 from ixflow.extraction.storage import RunDirectory
 from ixflow_tests.sources import intent_for, make
 
@@ -136,10 +143,80 @@ def test_the_estimate_comes_from_earlier_runs(few):
     assert plan(few).throughput_method == "cold start"
     done = [execute(plan(few)) for _ in range(3)]
     result = plan(few)
-    assert result.throughput_method == "history"
+    assert result.throughput_method == "blended"
     speeds = [run.throughput_rows_sec for run in done]
     assert min(speeds) * 0.99 <= result.throughput_estimate <= max(speeds) * 1.01
-    assert "history" in str(explain(few))
+    assert "blended" in str(explain(few))
+    assert "of 3 comparable runs" in str(explain(few))
+
+
+def test_what_an_estimate_rests_on_is_remembered(few):
+    for _ in range(2):
+        execute(plan(few))
+    basis = plan(few).throughput_basis
+    assert basis is not None
+    assert (basis.runs, basis.matched_runs, basis.excluded_runs) == (2, 2, 0)
+    assert basis.similarity is not None
+    assert basis.blend_weight == pytest.approx(basis.similarity * 0.2, abs=1e-4)
+    again = explain(few)
+    assert again.result.throughput_basis == basis
+    assert again.result.lesson is not None
+    assert again.result.lesson.circumstances is not None
+    assert "2 of them in circumstances like now" in str(again)
+
+
+def test_the_circumstances_of_a_run_are_noted_with_it(few):
+    note = note_of(execute(plan(few)).run_id, place_of(few))
+    assert note is not None
+    assert note.circumstances is not None
+    assert note.circumstances.concurrent_extractions == 0
+    assert note.circumstances.row_estimate == plan(few).plan.estimated_rows
+    replayed = execute_plan(plan(few).plan, few)
+    assert note_of(replayed.run_id, place_of(few)).circumstances is None  # type: ignore[union-attr]
+
+
+def test_other_runs_of_the_same_database_are_counted(fresh_sqlite, tmp_path):
+    make(fresh_sqlite, "CREATE TABLE t (a integer)")
+    intent = intent_for(fresh_sqlite, "t", tmp_path / "out")
+    done = execute(plan(intent))
+    elsewhere = json.dumps({**intent.source(), "database": "elsewhere.db"})
+    changes: list[dict[str, object]] = [{}, {}, {"status": "success"}]
+    changes += [{"source_json": elsewhere}, {"process_started": -1}]
+    changes += [{"seen_at": "2020-01-01T00:00:00.000000+00:00"}]
+    with place_of(intent).open() as state:
+        (row,) = state.runs_like(done.run_id)
+        for number, change in enumerate(changes):
+            running = {**row, "run_id": f"ix-{number}", "status": "running", "seen_at": now()}
+            state.begin_run({**running, **change})
+        with state.reading() as conn:
+            assert running_now(conn, intent) == 2
+    note = note_of(execute(plan(intent)).run_id, place_of(intent))
+    assert note is not None
+    assert note.circumstances is not None
+    assert note.circumstances.concurrent_extractions == 2
+
+
+def test_circumstances_that_cannot_be_read_only_match_nothing(few):
+    execute(plan(few))
+    with place_of(few).open() as state, state.writing() as conn:
+        conn.execute(sa.update(deviations).values(circumstances_json="{broken"))
+    result = plan(few)
+    assert (result.throughput_method, result.throughput_confidence) == ("history", "low")
+    assert result.worker_source == "controller converged"
+
+
+def test_a_filter_is_estimated_by_its_own_runs(fresh_sqlite, tmp_path):
+    rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)"
+    make(fresh_sqlite, "CREATE TABLE t (a integer)", f"INSERT INTO t {rows} SELECT i FROM n")
+    make(fresh_sqlite, "ANALYZE")
+    intent = intent_for(fresh_sqlite, "t", tmp_path / "out", where="a <= 2000")
+    done = [execute(plan(intent)) for _ in range(2)]
+    result = plan(intent)
+    assert result.throughput_method == "blended"
+    assert result.throughput_basis is not None
+    assert result.throughput_basis.rows_share == pytest.approx(0.1, rel=0.2)
+    slowest = max(run.duration_seconds for run in done)
+    assert result.plan.estimated_seconds <= 2 * slowest + 0.1
 
 
 def test_equal_knowledge_gives_equal_plans(wide, speeds):
@@ -354,6 +431,32 @@ def state_url(request, tmp_path) -> str:
         return f"sqlite:///{tmp_path}/elsewhere.sqlite"
     engine = request.getfixturevalue(f"fresh_{request.param}")
     return str(engine.url.render_as_string(hide_password=False))
+
+
+def test_a_state_of_version_3_is_gone_on_with(fresh_sqlite, state_url, tmp_path):
+    make(fresh_sqlite, "CREATE TABLE t (a integer)", "INSERT INTO t VALUES (1)")
+    intent = intent_for(fresh_sqlite, "t", tmp_path / "out")
+    place = StatePlace.of("", state_url)
+
+    def planned():
+        return plan(intent, state_url=state_url)
+
+    execute(planned(), state_url=state_url)
+    with place.open() as state, state.writing() as conn:
+        of_runs = " ON ixflow_extraction_runs" * (conn.dialect.name in ("mysql", "mariadb"))
+        conn.exec_driver_sql("DELETE FROM ixflow_extraction_state WHERE version > 3")
+        conn.exec_driver_sql(f"DROP INDEX ixflow_extraction_runs_alive{of_runs}")
+        conn.exec_driver_sql(
+            "ALTER TABLE ixflow_extraction_deviations DROP COLUMN circumstances_json"
+        )
+    result = planned()
+    assert (result.throughput_method, result.worker_source) == ("history", "controller converged")
+    execute(result, state_url=state_url)
+    assert planned().throughput_method == "blended"
+    with place.open() as state, state.reading() as conn:
+        indexes = {index["name"] for index in sa.inspect(conn).get_indexes(runs.name)}
+        assert state_version(conn) == len(MIGRATIONS)
+    assert "ixflow_extraction_runs_alive" in indexes
 
 
 TEACHES = """

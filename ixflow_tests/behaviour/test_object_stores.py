@@ -170,7 +170,7 @@ def test_the_run_before_stays_until_the_next_publication(source, object_server, 
 
 
 def test_a_file_of_many_parts_is_whole(source, s3_server, prefix, monkeypatch):
-    monkeypatch.setattr(bucket, "PART_BYTES", 5 * MB)
+    monkeypatch.setattr(bucket, "MOST_PART", 5 * MB)
     monkeypatch.setattr(limits, "_GROUP_BYTES", 4 * MB)
     note = "hex(randomblob(500000))"
     make(source, *[f"INSERT INTO orders SELECT {n}, {note}" for n in range(10, 35)])
@@ -193,7 +193,7 @@ def test_names_with_quotes_and_slashes_do_not_meet(source, object_server, prefix
 
 def test_a_failed_run_leaves_nothing(fresh_duckdb, object_server, prefix, monkeypatch, tmp_path):
     monkeypatch.setenv("IXFLOW_STATE_URL", f"sqlite:///{tmp_path}/state.sqlite")
-    monkeypatch.setattr(bucket, "PART_BYTES", 5 * MB)
+    monkeypatch.setattr(bucket, "MOST_PART", 5 * MB)
     monkeypatch.setattr(limits, "_GROUP_BYTES", MB)
     monkeypatch.setattr(writer, "FILE_BYTES", 11 * MB)
     note = "list_aggregate(list_transform(range(30000), x -> uuid()), 'string_agg', '')"

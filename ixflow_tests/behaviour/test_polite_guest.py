@@ -27,12 +27,13 @@ from ixflow.errors import (
 )
 from ixflow.events import ChunkExtracted, listen
 from ixflow.extraction import slots, workers
-from ixflow.extraction.api import execute, plan
+from ixflow.extraction.api import execute, plan, published
 from ixflow.extraction.backoff import Backoff
 from ixflow.extraction.context import RuntimeContext
 from ixflow.extraction.intent import ExtractionIntent
 from ixflow.extraction.limits import seconds_of
 from ixflow.extraction.slots import connection_cap, connection_slots
+from ixflow.tables.cursor import Cursor
 from ixflow.values import TableName
 from ixflow_tests.servers import PostgresServer, ReplicaServer, make_engine
 from ixflow_tests.sources import extract, intent_for, make
@@ -333,6 +334,26 @@ def test_a_replica_that_ends_every_query_is_told_by_its_setting(tmp_path):
             with listen(clean_up), pytest.raises(ExecutionError) as caught:
                 execute(made)
     assert "max_standby_streaming_delay" in str(caught.value)
+
+
+def test_what_is_settled_cannot_be_asked_of_a_standby(tmp_path):
+    with PostgresServer() as primary:
+        engine = make_engine(primary.url)
+        made_at = "now() - interval '1 day'"
+        make(
+            engine,
+            f"CREATE TABLE t AS SELECT n AS id, {made_at} AS at FROM generate_series(1, 9) n",
+        )
+        with ReplicaServer(primary) as replica:
+            caught_up(engine, make_engine(replica.url))
+            settled = {"mode": "incremental", "incremental_key": Cursor("at", "settled")}
+            intent = intent_for(make_engine(replica.url), "t", tmp_path, **settled)
+            with pytest.raises(ValidationError, match="a standby does not know") as caught:
+                execute(plan(intent))
+            assert "semantics='overlap'" in str(caught.value)
+            assert published(intent) is None
+            # The same rows can be read without the promise.
+            assert extract(make_engine(replica.url), "t", tmp_path).rows_extracted == 9
 
 
 def caught_up(primary: sa.Engine, replica: sa.Engine) -> None:

@@ -63,7 +63,7 @@ def test_a_run_of_a_benchmark_counts_but_moves_no_search(orders):
         execute(plan(orders))
     (known,) = learned(orders.identity(), StatePlace.of(orders.output_dir))
     assert (known.runs, known.workers, known.converged) == (3, 1, False)
-    assert plan(orders).throughput_method == "history"
+    assert plan(orders).throughput_method == "blended"
     rewrite(orders, benchmarked_at="2020-01-01T00:00:00+00:00")
     assert plan(orders).worker_source == "controller exploring"
 

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 import ixflow.dagster as ixd
+from ixflow import Exclusive, incremental_batches
 from ixflow.dagster import ingestion
 from ixflow.dialects import connected
 from ixflow_tests.dagster.seen import data_version, failure, made, rows, value
@@ -76,6 +77,24 @@ class Orders:
         return raw_orders
 
 
+def test_new_rows_of_another_database_are_an_asset(source, warehouse, instance):
+    columns: list[sa.Column[Any]] = [
+        sa.Column("id", sa.BigInteger, primary_key=True),
+        sa.Column("name", sa.Text),
+    ]
+    table = sa.Table("raw_orders", sa.MetaData(), *columns, schema="raw")
+    new = incremental_batches(
+        source, table, cursor="id", semantics=Exclusive(), source_table="orders"
+    )
+    asset = ixd.ingest_asset(metadata=table.metadata)(new)
+    found = made(materialize([asset], warehouse, instance))["raw/raw_orders"]
+    assert value(found, "ixflow/rows_inserted") == 2
+    assert json.loads(value(found, "ixflow/high_watermark")) == {"cursor": "id", "after": "2"}
+    make(source, "INSERT INTO orders VALUES (3, 'c')")
+    found = made(materialize([asset], warehouse, instance))["raw/raw_orders"]
+    assert value(found, "ixflow/rows_inserted") == 1
+
+
 # -- what is recorded -------------------------------------------------------------------------
 
 
@@ -94,6 +113,15 @@ def test_each_table_of_the_metadata_is_an_asset_with_its_counts(warehouse, insta
     assert value(found["raw/items"], "dagster/row_count") == 0
     [spec, _] = sorted(orders.asset().specs, key=lambda s: s.key.path[-1], reverse=True)
     assert (spec.group_name, spec.description) == ("raw", "Orders as they come.")
+
+
+def test_a_proof_of_arrival_is_recorded(duckdb_warehouse, instance):
+    orders = Orders()
+    result = materialize([orders.asset(prove_arrival=True)], duckdb_warehouse, instance)
+    one = made(result)["raw/orders"]
+    assert value(one, "ixflow/proved_rows_sent") == value(one, "ixflow/proved_rows_there") == 2
+    assert len(value(one, "ixflow/proved_checksum")) == 16
+    assert value(one, "ixflow/proved_not_compared") == "none"
 
 
 def test_upserts_are_told_apart(warehouse, instance):

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from ixflow.dialects import run
 from ixflow.dialects.postgres import queries
 from ixflow.extraction.api import execute, plan
-from ixflow.extraction.cursor import Cursor
+from ixflow.tables.cursor import Cursor
 from ixflow_tests.sources import intent_for, make
 
 if TYPE_CHECKING:

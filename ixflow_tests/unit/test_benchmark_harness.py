@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 
@@ -17,8 +18,10 @@ from benchmarks.harness import (
     measure,
     server_cpu_seconds,
 )
+from benchmarks.loading import Job
 from benchmarks.peers import peer, with_interpreters
 from benchmarks.report import Target, judged, table
+from benchmarks.shapes import SHAPES, arrow_table, tuples
 from benchmarks.wire import copy_to_nowhere
 
 SLEEPS = "import time; from benchmarks.harness import contend; contend(lambda: time.sleep({}) or 7)"
@@ -107,7 +110,7 @@ def test_a_peer_runs_in_the_interpreter_of_its_own():
 def test_a_peer_is_named_with_its_path(given, capsys):
     with pytest.raises(SystemExit):
         main(["--peer-python", given])
-    assert f"{given} is not NAME=PATH with one of connectorx" in capsys.readouterr().err
+    assert f"{given} is not NAME=PATH with one of " in capsys.readouterr().err
 
 
 def test_targets_are_reached_or_missed_or_not_measured():
@@ -181,3 +184,34 @@ def test_a_server_is_its_process_and_its_children():
         assert server_cpu_seconds(server.pid) == pytest.approx(here, abs=0.1)
         server.communicate("\n")
     assert server_cpu_seconds(None) == 0.0
+
+
+def test_a_contender_is_prepared_before_each_run_and_checked_behind_it():
+    heard: list[str] = []
+
+    def check() -> None:
+        heard.append("checked")
+        if len(heard) == 4:
+            raise BenchmarkFailed("a row is missing")
+
+    before = functools.partial(heard.append, "made")
+    one = Contender("one", sleeper("one").command, before=before, check=check)
+    with pytest.raises(BenchmarkFailed, match="one: a row is missing"):
+        measure([one], rows=7, repeat=2)
+    assert heard == ["made", "checked", "made", "checked"]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tuples_and_frames_of_the_ingest_cases_hold_the_same_rows(shape):
+    given = arrow_table(shape, 50, shift=3)
+    columns = [column.to_pylist() for column in given.columns]
+    floats = {name for name, (kind, _) in SHAPES[shape].items() if kind == "real"}
+    for name, column, values in zip(
+        given.column_names, columns, zip(*tuples(shape, 50, shift=3), strict=True), strict=True
+    ):
+        assert name in floats or list(values) == column, name
+
+
+def test_the_job_of_an_ingest_case_survives_the_command_line():
+    job = Job("polars", "mixed", 7, 1, True, "postgresql://x", ("target_0", "target_1"))
+    assert Job.of(job.arguments()) == job

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 
 from ixflow.errors import ValidationError
-from ixflow.extraction.cursor import SEMANTICS, Cursor, CursorPlan, Window
+from ixflow.tables.cursor import SEMANTICS, Cursor, CursorPlan, Window
 from ixflow.values import Column
 
 INT = Column("k", "bigint", pa.int64())

@@ -6,9 +6,11 @@ from itertools import pairwise
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ixflow.extraction.context import RuntimeContext, resolve_workers
-from ixflow.extraction.cost import GB, CostConfig
+from ixflow.extraction.cost import GB, CostConfig, compare_costs, cost_lines
 from ixflow.extraction.planner import NOT_RECOMMENDED, SAFE, WARNINGS, Facts, decide
 from ixflow.extraction.profile import SourceProfile, skew
 from ixflow.values import Column, TableName, TablePart
@@ -123,6 +125,87 @@ def test_a_context_moves_the_workers_within_its_limits(context, workers):
     assert resolve_workers(8, context).workers == workers
 
 
+@pytest.mark.parametrize(
+    ("context", "steps"),
+    [
+        ({"source_maintenance_scheduled": True}, [("base", 8), ("maintenance x0.5", 4)]),
+        ({"source_maintenance_scheduled": False}, [("base", 8)]),
+        (
+            {
+                "source_load": "high",
+                "network_quality": "degraded",
+                "source_maintenance_scheduled": True,
+            },
+            [("base", 8), ("load and network and maintenance x0.25", 2)],
+        ),
+        (
+            {"max_workers": 6, "source_load": "high", "priority": "high"},
+            [("base", 8), ("hard caps", 6), ("load x0.5", 3), ("priority high", 3)],
+        ),
+    ],
+)
+def test_each_stage_of_a_context_is_shown(context, steps):
+    assert list(resolve_workers(8, RuntimeContext(**context)).steps) == steps
+
+
+def test_a_priority_that_changes_nothing_is_said():
+    assert resolve_workers(4, RuntimeContext(priority="low")).warnings == ()
+    said = ("priority high changed nothing",)
+    assert resolve_workers(4, RuntimeContext(priority="high")).warnings == said
+    assert resolve_workers(1, RuntimeContext(priority="low")).warnings == (
+        "priority low changed nothing",
+    )
+
+
+@pytest.mark.parametrize(
+    ("cap", "others", "workers", "verdict"),
+    [
+        (9, 0, 8, SAFE),
+        (9, 4, 4, SAFE),
+        (9, 8, 1, SAFE),
+        (9, 9, 1, NOT_RECOMMENDED),
+        (None, 9, 8, SAFE),
+    ],
+)
+def test_extractions_elsewhere_take_their_connections_from_the_cap(cap, others, workers, verdict):
+    context = RuntimeContext(max_source_connections=cap, concurrent_extractions=others)
+    draft = decide(Facts(table(), context, cpus=16, connection_cap=cap))
+    assert (draft.workers, draft.verdict) == (workers, verdict)
+    assert any("no connection is left" in said for said in draft.blocks) is (
+        verdict == NOT_RECOMMENDED
+    )
+    assert bool(draft.resolution.warnings) is (cap is None)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(1, 64),
+    st.none() | st.integers(1, 32),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "source_load": st.sampled_from(["low", "normal", "high"]),
+            "network_quality": st.sampled_from(["good", "normal", "degraded"]),
+            "priority": st.sampled_from(["low", "normal", "high"]),
+            "source_maintenance_scheduled": st.booleans(),
+            "max_workers": st.integers(8, 64),
+            "min_workers": st.integers(1, 8),
+        },
+    ),
+)
+def test_no_context_leaves_its_limits_nor_raises_the_workers(base, limit, given_):
+    context = RuntimeContext(**given_)
+    found = resolve_workers(base, context, limit=limit)
+    least = context.min_workers or 1
+    most = min(base, limit or base, context.max_workers or base)
+    assert 1 <= found.workers <= max(most, min(least, limit or least))
+    assert found.workers >= min(least, limit or least)
+    assert bool(found.infeasible) is (limit is not None and least > limit)
+    assert found.workers == found.steps[-1][1]
+    free = {k: v for k, v in given_.items() if k in ("min_workers", "max_workers")}
+    assert found.workers <= resolve_workers(base, RuntimeContext(**free), limit=limit).workers
+
+
 def test_more_workers_than_connections_is_not_recommended():
     draft = decide(Facts(table(connections=8), RuntimeContext(min_workers=5), cpus=16))
     assert draft.verdict == NOT_RECOMMENDED
@@ -147,8 +230,52 @@ def test_a_limit_that_is_exceeded_is_named(context, verdict, word):
     assert bool(draft.blocks + draft.warnings) is bool(word)
 
 
-def test_a_full_disk_is_not_recommended():
-    assert decide(Facts(table(), free_bytes=MB)).verdict == NOT_RECOMMENDED
+@pytest.mark.parametrize(("times", "verdict"), [(1.19, NOT_RECOMMENDED), (1.21, SAFE)])
+def test_a_disk_needs_a_fifth_more_than_the_table_has(times, verdict):
+    free = int(table().size_bytes * times)
+    assert decide(Facts(table(), free_bytes=free)).verdict == verdict
+
+
+def test_a_target_that_is_missed_says_how_many_workers_it_would_take():
+    usual = decide(Facts(table(), RuntimeContext(max_workers=2), cpus=8))
+
+    def advice(target):
+        limits = RuntimeContext(max_workers=2, target_duration_seconds=target)
+        (said,) = decide(Facts(table(), limits, cpus=8)).warnings
+        return said
+
+    assert usual.workers == 2
+    assert "; about 8 workers would be needed, at most 2 can be had" in advice(usual.seconds / 2)
+    limits = RuntimeContext(source_load="high", target_duration_seconds=usual.seconds / 1.3)
+    (said,) = decide(Facts(table(), limits, cpus=4)).warnings
+    assert said.endswith("; about 4 workers would be needed")
+
+
+def test_an_egress_budget_says_by_how_much_it_is_exceeded():
+    limits = RuntimeContext(egress_budget_gb=0.5)
+    (said,) = decide(Facts(table(size=GB), limits)).warnings
+    assert said == "egress budget: up to 1.00 GB, the budget is 0.5 GB (100% over)"
+    (said,) = decide(Facts(table(size=GB), RuntimeContext(egress_budget_gb=0))).warnings
+    assert said.endswith("the budget is 0 GB")
+
+
+@pytest.mark.parametrize(("connections", "warned"), [(100, True), (1, False)])
+def test_a_long_snapshot_of_one_connection_keeps_a_server_from_cleaning_up_too(connections, warned):
+    huge = table(rows=10**10, size=1 << 40, shares=False, pages=None, connections=connections)
+    said = "; ".join(decide(Facts(huge)).warnings)
+    assert ("the snapshot stays open" in said) is warned
+
+
+def test_what_forbids_a_plan_is_said_in_the_order_of_its_weight():
+    limits = RuntimeContext(
+        min_workers=60, maintenance_window_minutes=0.01, disk_budget_gb=0.1, egress_budget_gb=0
+    )
+    draft = decide(Facts(table(), limits, cpus=4, free_bytes=0))
+    words = ["min_workers", "maintenance window", "disk budget", "disk space"]
+    assert [said.startswith(word) for said, word in zip(draft.blocks, words, strict=True)] == 4 * [
+        True
+    ]
+    assert (len(draft.warnings), draft.verdict) == (1, NOT_RECOMMENDED)
 
 
 def test_rows_outside_of_the_database_are_not_called_one_snapshot():
@@ -168,7 +295,40 @@ def test_the_cost_is_workers_times_seconds_and_gigabytes():
 
 
 def test_there_is_no_cost_without_rates():
-    assert decide(Facts(table(), rates=CostConfig())).cost is None
+    draft = decide(Facts(table(), rates=CostConfig()))
+    assert (draft.cost, draft.cost_options) == (None, ())
+
+
+def test_half_as_many_and_half_as_many_more_workers_are_priced_beside_the_planned():
+    rates = CostConfig(compute_rate=1)
+    draft = decide(Facts(table(), RuntimeContext(max_workers=4), rates, cpus=16))
+    options = {option.workers: option for option in draft.cost_options}
+    # No more than the four that can be had.
+    assert set(options) == {2, 4}
+    assert options[4].is_planned
+    assert draft.cost is not None
+    assert options[4].cost == pytest.approx(draft.cost.total, rel=1e-3)
+    assert options[2].estimated_duration_seconds == pytest.approx(draft.seconds * 2**0.5, rel=1e-3)
+    *_, last = cost_lines(draft.cost_options)
+    assert last.startswith("  saving ")
+    assert last.endswith("(+41%)")
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.builds(CostConfig, *[st.floats(0, 10)] * 3),
+    st.integers(1, 16),
+    st.integers(1, 16),
+    st.floats(0, 10**5),
+)
+def test_a_comparison_keeps_the_planned_and_none_that_is_worse_in_both(rates, workers, most, time):
+    options = compare_costs(rates, workers=workers, most=most, seconds=time, size_bytes=GB)
+    assert bool(options) is (not rates.is_zero and time > 0)
+    assert sum(option.is_planned for option in options) == bool(options)
+    assert {option.workers for option in options} <= set(range(1, max(workers, most) + 1))
+    for one, other in pairwise(option for option in options if not option.is_planned):
+        assert one.estimated_duration_seconds > other.estimated_duration_seconds
+        assert one.cost < other.cost
 
 
 def test_skew_is_nothing_for_even_keys_and_most_for_one_far_key():

@@ -39,7 +39,7 @@ class Directory:
     def location(self, name: str) -> str:
         return str(self.path / name)
 
-    def create(self, name: str) -> LocalFile:
+    def create(self, name: str, upload_bytes: int = 0) -> LocalFile:
         return LocalFile(self.path / name)
 
     def remove(self, name: str) -> None:

@@ -8,6 +8,7 @@ import functools
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from ixflow.dialects.base import Dialect, Held, MergeCounts, SourceFacts, run
 from ixflow.dialects.config import file_url
 from ixflow.dialects.connect import connected, seconds_to_wait
 from ixflow.dialects.duckdb import catalog, publish, split, types
+from ixflow.dialects.duckdb.checksums import DuckDBChecksums
 from ixflow.dialects.duckdb.reader import DuckDBReader
 from ixflow.dialects.duckdb.windows import RowsQuery
 from ixflow.dialects.facts import only_reader
@@ -29,7 +31,7 @@ from ixflow.values import Column, KeyRange, PageRange, TableName, TablePart
 __all__ = ["DuckDBDialect"]
 
 
-class DuckDBDialect(Dialect):
+class DuckDBDialect(DuckDBChecksums, Dialect):
     """DuckDB 1.5 through duckdb-sqlalchemy."""
 
     name = "duckdb"
@@ -37,6 +39,7 @@ class DuckDBDialect(Dialect):
     driver = "duckdb"
     max_identifier = 1_000
     adds_keys = False
+    infinite_moments = True
     renames_indexed = False
     temporary_schema = "temp"
     lexicon = Lexicon(escapes=True, dollars=True)
@@ -199,6 +202,14 @@ class DuckDBDialect(Dialect):
     def hash_form(self, text: str) -> str:
         """Write the SHA-256 of a text in UTF-8, in hexadecimal digits."""
         return f"sha256({text})"
+
+    def create_database(self, url: sa.URL) -> bool:
+        """Create the directory of the file; the file itself is created when it is opened."""
+        directory = Path(url.database or "").parent
+        if not url.database or directory.is_dir():
+            return False
+        directory.mkdir(parents=True, exist_ok=True)
+        return True
 
     def create_schema(self, conn: sa.Connection, schema: str) -> None:
         """Create the schema unless it is there."""

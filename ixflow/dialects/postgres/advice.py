@@ -45,9 +45,7 @@ class _Advice:
 
 
 _ADVICE = (
-    _Advice(
-        "55P03", LockNotAvailable, "lock_timeout", "another session holds the table; " + _LATER
-    ),
+    _Advice("55P03", LockNotAvailable, "lock_timeout", _LATER),
     _Advice("72000", SourceLimitReached, "old_snapshot_threshold", "raise it on the server"),
     _Advice("25P03", SourceLimitReached, "idle_in_transaction_session_timeout", _IDLE),
     _Advice(

@@ -34,42 +34,40 @@ class Attachments:
     comments: tuple[tuple[str | None, str], ...]
 
 
-_OWNER = sa.text("""
-    SELECT c.relkind::text, quote_ident(r.rolname)
-    FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner WHERE c.oid = :oid
-""")
-_GRANTS = sa.text("""
-    SELECT x.privilege_type, x.attname, CASE WHEN x.grantee = 0 THEN 'PUBLIC'
-           ELSE quote_ident(r.rolname) END, x.is_grantable
-    FROM (
-        SELECT (aclexplode(c.relacl)).*, NULL::text AS attname FROM pg_class c WHERE c.oid = :oid
-        UNION ALL
-        SELECT (aclexplode(a.attacl)).*, quote_ident(a.attname)
-        FROM pg_attribute a WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped
-    ) x LEFT JOIN pg_roles r ON r.oid = x.grantee
-""")
-_COMMENTS = sa.text("""
-    SELECT quote_ident(a.attname), d.description
-    FROM pg_description d
-    LEFT JOIN pg_attribute a ON a.attrelid = d.objoid AND a.attnum = d.objsubid AND d.objsubid > 0
-    WHERE d.objoid = :oid AND d.classoid = 'pg_class'::regclass
+# One question, since a chain of a thousand views asks it three thousand times.
+_ATTACHMENTS = sa.text("""
+    SELECT c.relkind::text, quote_ident(o.rolname),
+        ARRAY(SELECT ARRAY[x.privilege_type, x.attname, CASE WHEN x.grantee = 0 THEN 'PUBLIC'
+                           ELSE quote_ident(r.rolname) END, x.is_grantable::text]
+              FROM (
+                  SELECT (aclexplode(c.relacl)).*, NULL::text AS attname
+                  UNION ALL
+                  SELECT (aclexplode(a.attacl)).*, quote_ident(a.attname)
+                  FROM pg_attribute a
+                  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+              ) x LEFT JOIN pg_roles r ON r.oid = x.grantee),
+        ARRAY(SELECT ARRAY[quote_ident(a.attname), d.description]
+              FROM pg_description d
+              LEFT JOIN pg_attribute a
+                ON a.attrelid = d.objoid AND a.attnum = d.objsubid AND d.objsubid > 0
+              WHERE d.objoid = c.oid AND d.classoid = 'pg_class'::regclass)
+    FROM pg_class c JOIN pg_roles o ON o.oid = c.relowner WHERE c.oid = :oid
 """)
 
 
 def attachments(conn: sa.Connection, oid: int) -> Attachments:
     """Note owner, grants and comments of a table or view."""
-    kind, owner = conn.execute(_OWNER, {"oid": oid}).one()
+    kind, owner, granted, described = conn.execute(_ATTACHMENTS, {"oid": oid}).one()
     grants = [
-        (privilege, column, grantee, bool(grantable))
-        for privilege, column, grantee, grantable in conn.execute(_GRANTS, {"oid": oid})
+        (privilege, column, grantee, grantable == "true")
+        for privilege, column, grantee, grantable in granted
         if grantee != owner
     ]
-    comments = [(column or None, text) for column, text in conn.execute(_COMMENTS, {"oid": oid})]
     return Attachments(
         kind=_KINDS[kind],
         owner=owner,
         grants=tuple(grants),
-        comments=tuple(comments),
+        comments=tuple((column or None, text) for column, text in described),
     )
 
 
@@ -80,12 +78,15 @@ def restore(conn: sa.Connection, qualified: str, kept: Attachments) -> None:
     longer there go.
     """
     query = sa.text("SELECT to_regclass(:name)::oid::bigint")
-    present = attachments(conn, conn.execute(query, {"name": qualified}).scalar_one())
-    columns = _column_names(conn, qualified)
+    oid = conn.execute(query, {"name": qualified}).scalar_one()
+    present = attachments(conn, oid)
+    named = bool(kept.grants or kept.comments)
+    columns = _column_names(conn, qualified) if named else set()
     # The owner first: the grants are then the owner's, and one to the current role stays one.
     if present.owner != kept.owner:
         run(conn, f"ALTER {kept.kind} {qualified} OWNER TO {kept.owner}")
-    _replace_grants(conn, qualified, kept, columns)
+        present = attachments(conn, oid)
+    _replace_grants(conn, qualified, present, kept, columns)
     has_comment = any(column is None for column, _ in present.comments)
     for column, text in kept.comments:
         if column is None and not has_comment:
@@ -95,11 +96,13 @@ def restore(conn: sa.Connection, qualified: str, kept: Attachments) -> None:
 
 
 def _replace_grants(
-    conn: sa.Connection, qualified: str, kept: Attachments, columns: set[str]
+    conn: sa.Connection,
+    qualified: str,
+    present: Attachments,
+    kept: Attachments,
+    columns: set[str],
 ) -> None:
     # Default privileges may have given the new table grants that the old one did not have.
-    query = sa.text("SELECT to_regclass(:name)::oid::bigint")
-    present = attachments(conn, conn.execute(query, {"name": qualified}).scalar_one())
     for grantee in sorted({grant[2] for grant in present.grants}):
         run(conn, f"REVOKE ALL ON TABLE {qualified} FROM {grantee}")
     for privilege, column, grantee, grantable in kept.grants:

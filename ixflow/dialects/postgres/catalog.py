@@ -100,14 +100,36 @@ _SEQUENCES = sa.text("""
 """)
 
 
+# Who may use a sequence, besides its owner, and its comment.
+_SEQUENCE_EXTRAS = sa.text("""
+    SELECT format('GRANT %s ON SEQUENCE %s TO %s%s', x.privilege_type, CAST(:sequence AS text),
+                  CASE WHEN x.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END,
+                  CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+    FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) x
+    LEFT JOIN pg_roles r ON r.oid = x.grantee
+    WHERE c.oid = to_regclass(:before) AND x.grantee <> c.relowner
+    UNION ALL
+    SELECT format('COMMENT ON SEQUENCE %s IS %L', CAST(:sequence AS text), d.description)
+    FROM pg_description d
+    WHERE d.objoid = to_regclass(:before) AND d.classoid = 'pg_class'::regclass
+""")
+
+
 def continue_sequences(conn: sa.Connection, qualified: str, old: str | None) -> None:
-    """Set each sequence behind the greatest value in its column and behind the old sequence."""
+    """Set each sequence behind the greatest value in its column and behind the old sequence.
+
+    The grants and the comment of the old sequence become the new one's.
+    """
     for column, sequence, before in conn.execute(_SEQUENCES, {"name": qualified, "old": old}).all():
         last = f"(SELECT last_value FROM {before} WHERE is_called)" if before else "NULL::bigint"
         query = f"SELECT greatest({last}, (SELECT max({column}) FROM {qualified}))"
         value = run(conn, query).scalar_one()
         if value is not None and value > 0:
             run(conn, f"SELECT setval({literal(sequence)}, {int(value)})")
+        if before is not None:
+            names = {"sequence": sequence, "before": before}
+            for statement in conn.execute(_SEQUENCE_EXTRAS, names).scalars().all():
+                run(conn, statement)
 
 
 def resolved(conn: sa.Connection, dialect: Dialect, table: TableName) -> TableName:

@@ -2,22 +2,34 @@
 
 A row of the stream is a 16-bit field count, then per field a 32-bit length (-1: NULL) and the
 value in network byte order (https://www.postgresql.org/docs/current/sql-copy.html). Each column
-becomes one or two Arrow binary arrays, the length prefixes included; joining them element by
-element makes an array whose data buffer *is* the stream, because Arrow stores the values of a
-binary array end to end. So numpy swaps bytes and Arrow copies them, a column at a time.
+becomes records of one width or binary values, the length prefixes included, which `copy_fields`
+puts together row by row. So numpy swaps bytes and Arrow copies them, a column at a time.
 
 The driver's connection stays the caller's: rows travel in its transaction.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ixflow.dialects.cast import counted_from
+from ixflow.dialects.moments import infinite_texts
+from ixflow.dialects.postgres.copy_fields import (
+    NULL_LENGTH,
+    Part,
+    Records,
+    join_rows,
+    nulls_of,
+    sized,
+)
 from ixflow.dialects.postgres.numeric import numeric_fields
 from ixflow.dialects.postgres.types import base_type
 from ixflow.dialects.types import is_bytes, is_text
@@ -36,95 +48,114 @@ _EPOCH_MICROSECONDS = 946_684_800_000_000
 _FIRST_DAY = -2_440_588
 _FIRST_MICROSECOND = _FIRST_DAY * 86_400_000_000
 
-# A batch is cut so that a piece of the stream stays near this size.
-_PIECE_BYTES = 8 << 20
-_PIECE_ROWS = 64_000
+# A batch is cut so that what is made of a piece stays in the processor's cache.
+_PIECE_BYTES = 4 << 20
+_PIECE_ROWS = 16_000
 
-Fields = list[pa.Array]
-"""Binary arrays whose element-wise concatenation is one encoded field a row."""
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 
-_NULL_FIELD = pa.scalar(b"\xff\xff\xff\xff", pa.large_binary())
+Fields = list[Part]
+"""The parts of one encoded field a row."""
 
 
 def copy_stream(batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> Iterator[bytes]:
     """Yield the pieces of one COPY stream: header, rows, trailer."""
     yield HEADER
+    yield from one_ahead(lambda piece: _encoded(piece, columns), _pieces(batches))
+    yield TRAILER
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    batch: pa.RecordBatch
+    first_row: int
+
+
+def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[_Piece]:
     first_row = 0
     for batch in batches:
         rows = _rows_per_piece(batch)
         for start in range(0, batch.num_rows, rows):
-            try:
-                piece = encode(batch.slice(start, rows), columns)
-            except ValueDoesNotFit as error:
-                raise counted_from(error, first_row + start) from None
-            yield piece
+            yield _Piece(batch.slice(start, rows), first_row + start)
         first_row += batch.num_rows
-    yield TRAILER
 
 
 def _rows_per_piece(batch: pa.RecordBatch) -> int:
-    bytes_per_row = batch.get_total_buffer_size() // max(1, batch.num_rows)
+    bytes_per_row = batch.nbytes // max(1, batch.num_rows)
     return int(max(1, min(_PIECE_ROWS, _PIECE_BYTES // max(1, bytes_per_row))))
+
+
+def _encoded(piece: _Piece, columns: Sequence[Column]) -> bytes:
+    try:
+        return encode(piece.batch, columns)
+    except ValueDoesNotFit as error:
+        raise counted_from(error, piece.first_row) from None
+
+
+def one_ahead(work: Callable[[_Item], _Made], items: Iterator[_Item]) -> Iterator[_Made]:
+    """Do the work on an item in a thread while whoever asks is busy with what was made before.
+
+    The items are taken in the caller's thread: what gives them need not be safe elsewhere.
+
+    >>> list(one_ahead(len, iter(["a", "bc", "def"])))
+    [1, 2, 3]
+    """
+    first = list(itertools.islice(items, 2))
+    if len(first) < 2:  # noqa: PLR2004 - one item has nothing to be ahead of
+        yield from map(work, first)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="ixflow-encode") as pool:
+        before: Future[_Made] | None = None
+        for item in itertools.chain(first, items):
+            following = pool.submit(work, item)
+            if before is not None:
+                yield before.result()
+            before = following
+        if before is not None:
+            yield before.result()
 
 
 def encode(batch: pa.RecordBatch, columns: Sequence[Column]) -> bytes:
     """Encode a batch, whose columns have the given columns' types, as rows of the stream."""
-    if batch.num_rows == 0:
+    rows = batch.num_rows
+    if rows == 0:
         return b""
-    parts: list[pa.Array | pa.Scalar] = [
-        pa.scalar(len(columns).to_bytes(2, "big"), pa.large_binary())
-    ]
+    parts: list[Part] = [Records(np.full(rows, len(columns), dtype=">i2"))]
     for array, column in zip(batch.columns, columns, strict=True):
         parts.extend(_ENCODERS[base_type(column.sql_type)](array, column))
-    if not columns:
-        rows: int = batch.num_rows
-        return b"\x00\x00" * rows
-    separator = pa.scalar(b"", pa.large_binary())
-    joined = pc.binary_join_element_wise(
-        *parts, separator, null_handling="replace", null_replacement=b""
-    )
-    offsets = np.frombuffer(joined.buffers()[1], dtype=np.int64)
-    first, last = offsets[joined.offset], offsets[joined.offset + len(joined)]
-    return bytes(memoryview(joined.buffers()[2])[first:last])
+    return join_rows(parts, rows)
 
 
 # -- one encoder a type ---------------------------------------------------------------------------
 
 
-def _fixed(kind: str, width: int) -> Callable[[pa.Array, Column], Fields]:
+def _fixed(kind: str) -> Callable[[pa.Array, Column], Fields]:
     """Make the encoder of a number of fixed width, given numpy's big-endian kind."""
 
     def encoder(array: pa.Array, column: Column) -> Fields:
         del column
-        zero = pa.scalar(0, array.type)
-        values = pc.fill_null(array, zero).to_numpy(zero_copy_only=False)
-        return _with_length(array, values, kind, width)
+        return _number(array, _numbers(array), kind)
 
     return encoder
 
 
-def _with_length(array: pa.Array, values: np.ndarray, kind: str, width: int) -> Fields:
+def _numbers(array: pa.Array) -> np.ndarray:
+    """Give the values, 0 where there is none."""
+    filled = pc.fill_null(array, pa.scalar(0, array.type)) if array.null_count else array
+    values: np.ndarray = filled.to_numpy(zero_copy_only=False)
+    return values
+
+
+def _number(array: pa.Array, values: np.ndarray, kind: str) -> Fields:
     table = np.empty(len(array), dtype=[("length", ">i4"), ("value", kind)])
-    table["length"] = width
     table["value"] = values
-    return [with_nulls(array, fixed_binary(table))]
-
-
-def fixed_binary(table: np.ndarray) -> pa.Array:
-    """See the records of a structured numpy array as Arrow binary values."""
-    size = table.dtype.itemsize
-    buffer = pa.py_buffer(np.ascontiguousarray(table).view(np.uint8))
-    array = pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), len(table), [None, buffer])
-    return array.cast(pa.large_binary())
-
-
-def with_nulls(array: pa.Array, encoded: pa.Array) -> pa.Array:
-    """Put the NULL field wherever the array is null."""
-    return pc.if_else(array.is_null(), _NULL_FIELD, encoded) if array.null_count else encoded
+    return [sized(table, nulls_of(array))]
 
 
 def _boolean(array: pa.Array, column: Column) -> Fields:
-    return _fixed("u1", 1)(array.cast(pa.uint8()), column)
+    del column
+    return _number(array, _numbers(array.cast(pa.uint8())), "u1")
 
 
 def _bytes(array: pa.Array, column: Column) -> Fields:
@@ -139,27 +170,45 @@ def _jsonb(array: pa.Array, column: Column) -> Fields:
 
 
 def _variable(array: pa.Array, prefix: bytes) -> Fields:
-    lengths = pc.fill_null(pc.add(pc.binary_length(array), len(prefix)), -1)
-    table = np.empty(len(array), dtype=[("length", ">i4")])
-    table["length"] = lengths.to_numpy(zero_copy_only=False)
-    fields = [fixed_binary(table)]
-    if prefix:
-        mark = pa.scalar(prefix, pa.large_binary())
-        nothing = pa.scalar(b"", pa.large_binary())
-        fields.append(pc.if_else(array.is_null(), nothing, mark))
-    return [*fields, array]
+    nulls, size = nulls_of(array), len(prefix)
+    table = np.empty(len(array), dtype=[("length", ">i4"), ("prefix", f"V{size}")])
+    table["length"] = _numbers(pc.binary_length(array)) + size
+    table["prefix"] = np.void(prefix)
+    if nulls is not None:
+        table["length"][nulls] = NULL_LENGTH
+    return [Records(table, nulls if prefix else None), array]
 
 
 def _date(array: pa.Array, column: Column) -> Fields:
-    days = pc.fill_null(array.cast(pa.int32()), 0).to_numpy(zero_copy_only=False)
+    infinite, array = _finite(array, column)
+    days = _numbers(array.cast(pa.int32()))
     _refuse_before(array, days, _FIRST_DAY, column)
-    return _with_length(array, days - _EPOCH_DAYS, ">i4", 4)
+    return _moments(array, infinite, days - _EPOCH_DAYS, ">i4")
 
 
 def _timestamp(array: pa.Array, column: Column) -> Fields:
-    microseconds = pc.fill_null(array.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
+    infinite, array = _finite(array, column)
+    microseconds = _numbers(array.cast(pa.int64()))
     _refuse_before(array, microseconds, _FIRST_MICROSECOND, column)
-    return _with_length(array, microseconds - _EPOCH_MICROSECONDS, ">i8", 8)
+    return _moments(array, infinite, microseconds - _EPOCH_MICROSECONDS, ">i8")
+
+
+def _finite(array: pa.Array, column: Column) -> tuple[pa.Array | None, pa.Array]:
+    """Give the infinite ones of moments that are texts, and the others as Arrow's moments."""
+    if not is_text(array.type):
+        return None, array
+    infinite, finite = infinite_texts(array)
+    return infinite, finite.cast(column.type)
+
+
+def _moments(array: pa.Array, infinite: pa.Array | None, values: np.ndarray, kind: str) -> Fields:
+    """Encode moments; the infinite ones are the least and the greatest number of the type."""
+    if infinite is None:
+        return _number(array, values, kind)
+    found, limits = infinite.to_numpy(zero_copy_only=False), np.iinfo(np.dtype(kind))
+    values = np.where(found == "infinity", limits.max, values)
+    values = np.where(found == "-infinity", limits.min, values)
+    return _number(pc.coalesce(infinite, array.cast(pa.string())), values, kind)
 
 
 def _refuse_before(array: pa.Array, values: np.ndarray, first: int, column: Column) -> None:
@@ -174,7 +223,8 @@ def _refuse_before(array: pa.Array, values: np.ndarray, first: int, column: Colu
 
 
 def _time(array: pa.Array, column: Column) -> Fields:
-    return _fixed(">i8", 8)(array.cast(pa.int64()), column)
+    del column
+    return _number(array, _numbers(array.cast(pa.int64())), ">i8")
 
 
 _NIBBLES = np.full(256, 255, dtype=np.uint8)
@@ -195,23 +245,22 @@ def _uuid(array: pa.Array, column: Column) -> Fields:
     nibbles = _NIBBLES[characters[text.offset * 32 : (text.offset + len(text)) * 32]]
     values = (nibbles[0::2] << 4 | nibbles[1::2]).reshape(-1, 16)
     table = np.empty(len(array), dtype=[("length", ">i4"), ("value", "u1", (16,))])
-    table["length"] = 16
     table["value"] = values
-    return [with_nulls(array, fixed_binary(table))]
+    return [sized(table, nulls_of(array))]
 
 
 def _numeric(array: pa.Array, column: Column) -> Fields:
     del column
-    return [with_nulls(array, fixed_binary(numeric_fields(array)))]
+    return [sized(numeric_fields(array), nulls_of(array))]
 
 
 _ENCODERS: dict[str, Callable[[pa.Array, Column], Fields]] = {
     "boolean": _boolean,
-    "smallint": _fixed(">i2", 2),
-    "integer": _fixed(">i4", 4),
-    "bigint": _fixed(">i8", 8),
-    "real": _fixed(">f4", 4),
-    "double precision": _fixed(">f8", 8),
+    "smallint": _fixed(">i2"),
+    "integer": _fixed(">i4"),
+    "bigint": _fixed(">i8"),
+    "real": _fixed(">f4"),
+    "double precision": _fixed(">f8"),
     "numeric": _numeric,
     "text": _bytes,
     "character varying": _bytes,

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ixflow.dialects.guest import refuse_long_row
 from ixflow.dialects.postgres.copy_read import SLACK, WIRE_TYPES
 from ixflow.dialects.postgres.copy_rows import Bytes, Rows, find_rows
 from ixflow.errors import UnsupportedType
@@ -88,21 +89,29 @@ def _type(result: psycopg.pq.abc.PGresult, number: int) -> pa.DataType:
     return WIRE_TYPES[oid]
 
 
+def _unheard(size: int) -> None:
+    """Let nobody count the bytes."""
+
+
 def copied_rows(
-    conn: psycopg.Connection[Any], sql: str, fields: int, block_bytes: int
+    conn: psycopg.Connection[Any],
+    sql: str,
+    fields: int,
+    block_bytes: int,
+    hear: Callable[[int], None] = _unheard,
 ) -> Generator[tuple[Bytes, Rows]]:
     """Run ``COPY (sql) TO STDOUT (FORMAT binary)``; yield blocks, and the rows that are in them.
 
     A block has about `block_bytes`, or one row that is longer; it is overwritten when the next one
     is asked for. The connection is closed unless the last one was: what is still on its way would
-    be taken for the answer to another question.
+    be taken for the answer to another question. ``hear`` is told how many bytes have come.
 
     Raises:
         psycopg.Error: the server refused, or the connection was lost.
         ValueError: the server sent what is no such COPY, or another number of rows than it says.
 
     """
-    stream = _Stream(conn, fields, block_bytes)
+    stream = _Stream(conn, fields, block_bytes, hear)
     try:
         # The query may end with a comment.
         stream.ask(f"COPY ({sql}\n) TO STDOUT (FORMAT binary)")
@@ -114,8 +123,14 @@ def copied_rows(
 class _Stream:
     """The bytes of one answer: ``block[first:end]`` has come and was not looked at yet."""
 
-    def __init__(self, conn: psycopg.Connection[Any], fields: int, block_bytes: int) -> None:
-        self._conn, self._fields, self._usual = conn, fields, block_bytes
+    def __init__(
+        self,
+        conn: psycopg.Connection[Any],
+        fields: int,
+        block_bytes: int,
+        hear: Callable[[int], None],
+    ) -> None:
+        self._conn, self._fields, self._usual, self._hear_of = conn, fields, block_bytes, hear
         # The same open file as libpq's: with a timeout it stays non-blocking, as libpq has made it.
         self._socket = socket.socket(fileno=os.dup(conn.pgconn.socket))
         self._socket.settimeout(_WAIT_SECONDS)
@@ -134,7 +149,7 @@ class _Stream:
         try:
             self._socket.sendall(b"Q" + (len(text) + 4).to_bytes(4, "big") + text)
         except OSError as error:
-            raise _lost(str(error)) from error
+            raise _lost(f"could not send data to server: {error}") from error
 
     def blocks(self) -> Iterator[tuple[Bytes, Rows]]:
         while not self._finished:
@@ -160,8 +175,9 @@ class _Stream:
             except TimeoutError:
                 return
             except OSError as error:
-                raise _lost(str(error)) from error
+                raise _lost(f"could not receive data from server: {error}") from error
             self._end += size
+            self._hear_of(size)
             self._hung_up = size == 0
             # A value that looks so only makes this block a shorter one.
             if self._hung_up or bytes(room[max(0, self._end - 6) : self._end - 1]) == _READY:
@@ -171,6 +187,7 @@ class _Stream:
         """Move the message that is not whole to the front of a block that it fits into."""
         left = self._block[self._first : self._end]
         needed = self._size() if len(left) >= _HEAD else 0
+        refuse_long_row(needed)
         block = self._block
         size = max(needed, self._usual)
         if size != len(block) - SLACK:

@@ -15,7 +15,19 @@ import sqlalchemy as sa
 from ixflow.dialects.base import Dialect, Held, MergeCounts, SourceFacts, run
 from ixflow.dialects.config import server_url
 from ixflow.dialects.fragments import Lexicon
-from ixflow.dialects.postgres import advice, catalog, locks, names, queries, split, swap, types
+from ixflow.dialects.postgres import (
+    advice,
+    catalog,
+    locks,
+    names,
+    queries,
+    split,
+    swap,
+    transactions,
+    types,
+)
+from ixflow.dialects.postgres.checksums import PostgresChecksums
+from ixflow.dialects.postgres.database import create_database
 from ixflow.dialects.postgres.hold import hold_tables, is_transient, moment
 from ixflow.dialects.postgres.keys import estimated_rows, probing, split_keys
 from ixflow.dialects.postgres.load import is_copied, load
@@ -23,13 +35,14 @@ from ixflow.dialects.postgres.merge import merge
 from ixflow.dialects.postgres.reader import PostgresReader, open_reader
 from ixflow.dialects.postgres.visit import connect_options
 from ixflow.dialects.ranges import SplitKey
+from ixflow.dialects.transactions import Ended
 from ixflow.errors import IxflowError, UnsupportedDatabase, ValidationError
 from ixflow.values import Column, KeyRange, PageRange, TableName, TablePart
 
 __all__ = ["PostgresDialect"]
 
 
-class PostgresDialect(Dialect):
+class PostgresDialect(PostgresChecksums, Dialect):
     """PostgreSQL 14 and newer, through psycopg 3 (or psycopg2) and ADBC."""
 
     name = "postgresql"
@@ -38,6 +51,7 @@ class PostgresDialect(Dialect):
     default_port = 5432
     shares_snapshot = True
     settles = True
+    infinite_moments = True
     row_place = "ctid"
     moves_tables = True
     temporary_schema = "pg_temp"
@@ -202,6 +216,18 @@ class PostgresDialect(Dialect):
         """Give the beginning of the oldest transaction that is open."""
         return queries.settled_before(conn, None if table is None else self.qualified(table))
 
+    def marks_rows(self, conn: sa.Connection, table: TableName) -> bool:
+        """Say whether every row of a table carries its xmin."""
+        return transactions.marks_rows(conn, self.qualified(table))
+
+    def ended(self, conn: sa.Connection) -> Ended:
+        """Ask the snapshot of a connection's transaction."""
+        return transactions.ended(conn)
+
+    def made_by(self, first: int, end: int) -> str:
+        """Write the condition on xmin."""
+        return transactions.made_by(first, end)
+
     def hash_form(self, text: str) -> str:
         """Write the SHA-256 of a text in UTF-8, in hexadecimal digits."""
         return f"encode(sha256(convert_to({text}, 'UTF8')), 'hex')"
@@ -225,6 +251,11 @@ class PostgresDialect(Dialect):
         if driver.autocommit:
             msg = "the connection is in AUTOCOMMIT mode, where no batch would be one transaction"
             raise ValidationError(msg)
+
+    def create_database(self, url: sa.URL) -> bool:
+        """Create the database, over a connection to the one that every server has."""
+        name = str(url.database or url.username)
+        return create_database(self.engine(url.set(database="postgres")), name, self.quote(name))
 
     def create_schema(self, conn: sa.Connection, schema: str) -> None:
         """Create the schema unless it is there; needs no right to create when it is."""
@@ -292,6 +323,10 @@ class PostgresDialect(Dialect):
     def rename_parts(self, conn: sa.Connection, table: TableName, prefix: str) -> None:
         """Name constraints and sequences after the table where they begin with its old name."""
         names.name_parts(self, conn, table, prefix)
+
+    def assigned_type(self, sql_type: str) -> str:
+        """Leave the length out: the assignment refuses what a cast would cut off."""
+        return types.assigned_type(sql_type)
 
     def rename_constraint(self, conn: sa.Connection, table: TableName, old: str, new: str) -> None:
         """Rename a constraint of the table."""

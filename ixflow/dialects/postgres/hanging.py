@@ -40,6 +40,11 @@ _OF_TABLES = f"""
 # Each part gives: turn, what, before, after (statements in an array, NULLs among them).
 _SETTINGS = """
     SELECT 1 AS turn, format('settings of %s', qualified) AS what, NULL AS before, ARRAY[
+        CASE WHEN relpersistence = 'u' AND relkind = 'r' THEN
+            format('ALTER TABLE %s SET UNLOGGED', qualified) END,
+        CASE WHEN reltablespace <> 0 AND relkind = 'r' THEN
+            (SELECT format('ALTER TABLE %s SET TABLESPACE %I', qualified, spcname)
+             FROM pg_tablespace s WHERE s.oid = reltablespace) END,
         CASE WHEN relkind <> 'v' AND relkind <> 'm' AND reloptions IS NOT NULL THEN
             format('ALTER TABLE %s SET (%s)', qualified, array_to_string(reloptions, ', ')) END,
         CASE relreplident WHEN 'f' THEN format('ALTER TABLE %s REPLICA IDENTITY FULL', qualified)

@@ -11,9 +11,10 @@ import sqlalchemy as sa
 
 from ixflow.dialects.base import run
 from ixflow.dialects.facts import sqlalchemy_error
+from ixflow.dialects.postgres.blame import blamed
 from ixflow.dialects.postgres.copy import copy_stream
 from ixflow.dialects.postgres.refusals import refusal
-from ixflow.dialects.postgres.types import COPIED, base_type
+from ixflow.dialects.postgres.types import COPIED, assigned_type, base_type
 from ixflow.errors import UnsupportedDatabase
 from ixflow.values import Column, TableName
 
@@ -43,7 +44,9 @@ def load(
     rows = _copy(conn, dialect.qualified(stage), staged, reader, dialect)
     names = dialect.column_list(c.name for c in columns)
     values = ", ".join(
-        dialect.quote(c.name) if is_copied(c) else f"{dialect.quote(c.name)}::{c.sql_type}"
+        dialect.quote(c.name)
+        if is_copied(c)
+        else f"{dialect.quote(c.name)}::{assigned_type(c.sql_type)}"
         for c in columns
     )
     # In the order of loading, so that the last of two rows with one key stays the last.
@@ -52,9 +55,11 @@ def load(
         f"{dialect.overriding}SELECT {values} FROM {dialect.qualified(stage)} ORDER BY ctid"
     )
     try:
-        run(conn, statement)
+        with conn.begin_nested():
+            run(conn, statement)
     except sa.exc.DBAPIError as error:
-        raise refusal(error) from error
+        waiting = [c for c in columns if not is_copied(c)]
+        raise blamed(dialect, conn, stage, waiting, table, error) from error
     dialect.drop_table(conn, stage)
     return rows
 

@@ -22,7 +22,7 @@ _INT64_DIGITS = 15
 
 
 def numeric_fields(array: pa.Array) -> np.ndarray:
-    """Return one record a row: length prefix and binary numeric. Nulls come out as zero."""
+    """Return one record a row: room for its length, and binary numeric. Nulls come out as zero."""
     precision, scale = array.type.precision, array.type.scale
     fraction = -(-scale // _DIGITS)
     whole = -(-(precision - scale) // _DIGITS)
@@ -30,11 +30,10 @@ def numeric_fields(array: pa.Array) -> np.ndarray:
     record = [("length", ">i4"), ("count", ">i2"), ("weight", ">i2"), ("sign", ">u2")]
     record += [("scale", ">u2"), ("digits", ">i2", (count,))]  # type: ignore[list-item] # numpy's stubs want pairs only
     table = np.zeros(len(array), dtype=record)
-    table["length"] = 8 + 2 * count
     table["count"] = count
     table["weight"] = whole - 1
     table["scale"] = scale
-    filled = pc.fill_null(array, pa.scalar(0, array.type))
+    filled = pc.fill_null(array, pa.scalar(0, array.type)) if array.null_count else array
     factor = 10 ** (fraction * _DIGITS - scale)
     if precision <= _INT64_DIGITS:
         negative, digits = _small(filled, factor, count)
@@ -57,11 +56,13 @@ def _small(array: pa.Array, factor: int, count: int) -> tuple[np.ndarray, list[n
     limbs = _limbs(array)
     low = np.ascontiguousarray(limbs[:, :2]).view("<i8").reshape(-1)
     negative = low < 0
-    rest = np.abs(low) * factor
+    rest = np.abs(low).view("<u8") * np.uint64(factor)
     digits = []
     for _ in range(count):
-        rest, digit = np.divmod(rest, _BASE)
-        digits.append(digit)
+        # numpy divides by a constant without dividing; divmod does divide.
+        higher = rest // np.uint64(_BASE)
+        digits.append(rest - higher * np.uint64(_BASE))
+        rest = higher
     return negative, digits[::-1]
 
 

@@ -93,7 +93,7 @@ def has_index(conn: sa.Connection, qualified: str, column: str) -> bool:
 
 _MAY_SEE = sa.text("""
     SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'), quote_ident(current_user),
-           pg_is_in_recovery()
+           pg_is_in_recovery(), current_setting('track_activities')::boolean
 """)
 
 # A prepared transaction writes no more: only those matter that have written to the table already.
@@ -131,13 +131,19 @@ def settled_before(conn: sa.Connection, qualified: str | None) -> str:
     A snapshot must be taken after this, on a connection that began nothing before. Raises as
     `Dialect.settled_before`.
     """
-    may_see, role, standby = conn.execute(_MAY_SEE).one()
+    may_see, role, standby, tracked = conn.execute(_MAY_SEE).one()
     if standby:
         msg = (
             "a standby does not know which transactions are open on its primary, so the cursor "
             "cannot be 'settled'; read the primary, or use semantics='overlap'"
         )
         raise ValidationError(msg)
+    if not tracked:
+        msg = (
+            "track_activities is off, so nobody knows when transactions began, and the cursor "
+            "cannot be 'settled': turn it on, or use semantics='overlap'"
+        )
+        raise ValidationError(msg, setting="track_activities")
     if not may_see:
         msg = (
             f"the role {role} may not see when the transactions of others began, so the cursor "

@@ -14,10 +14,11 @@ from urllib.parse import quote, urlencode
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ixflow.dialects.connect import answered_within, hang_up, unavailable
+from ixflow.dialects.connect import answered_within, done_within, hang_up, unavailable
 from ixflow.dialects.guest import guest
 from ixflow.dialects.postgres.copy_read import decode
 from ixflow.dialects.postgres.copy_socket import copied_rows, described, is_plain
+from ixflow.dialects.postgres.fate import Backend, ask_fate, backend_of
 from ixflow.dialects.postgres.hold import is_transient
 from ixflow.dialects.postgres.visit import connect_options, limit_settings
 from ixflow.dialects.types import arrow_schema, cast_column
@@ -60,13 +61,19 @@ class _Source(Protocol):
     def cancel(self) -> None:
         """Stop the running query from another thread."""
 
+    def received(self) -> int | None:
+        """Count the bytes that came; None: they cannot be seen."""
+
+    def cut(self) -> bool:
+        """End the wait for the server, if there is a way."""
+
 
 class PostgresReader:
     """One connection in a read-only REPEATABLE READ transaction."""
 
-    def __init__(self, source: _Source) -> None:
-        """Take an open connection whose transaction is set up."""
-        self._source = source
+    def __init__(self, source: _Source, url: sa.URL, backend: Backend) -> None:
+        """Take an open connection whose transaction is set up, and the session that it is."""
+        self._source, self._url, self._backend = source, url, backend
 
     def read(self, sql: str, columns: Sequence[Column]) -> pa.RecordBatchReader:
         """Run a query made by `Dialect.select` and stream its rows with the columns' types."""
@@ -77,6 +84,19 @@ class PostgresReader:
     def cancel(self) -> None:
         """Stop the running query from another thread."""
         self._source.cancel()
+
+    def received(self) -> int:
+        """Count the bytes that came, as far as they can be seen."""
+        return self._source.received() or 0
+
+    def fate(self) -> str | None:
+        """Ask the server what became of this session."""
+        counts = self._source.received() is not None
+        return ask_fate(_libpq_uri(self._url), self._url, self._backend, counts=counts)
+
+    def cut(self) -> bool:
+        """End the wait for what will not come."""
+        return self._source.cut()
 
 
 class _Adbc:
@@ -102,6 +122,12 @@ class _Adbc:
     def cancel(self) -> None:
         self._conn.adbc_cancel()
 
+    def received(self) -> None:
+        """Have no count: ADBC keeps its socket to itself."""
+
+    def cut(self) -> bool:
+        return False
+
 
 class _Socket:
     """A connection of psycopg that is not encrypted, through its socket."""
@@ -109,6 +135,7 @@ class _Socket:
     def __init__(self, conn: psycopg.Connection[Any]) -> None:
         self._conn = conn
         self._running: Generator[list[pa.Array]] | None = None
+        self._received = 0
 
     def arrays(self, sql: str, columns: Sequence[Column]) -> Iterator[list[pa.Array]]:
         del columns
@@ -117,7 +144,7 @@ class _Socket:
         return self._running
 
     def _decoded(self, sql: str, types: list[pa.DataType]) -> Generator[list[pa.Array]]:
-        copied = copied_rows(self._conn, sql, len(types), _batch_bytes())
+        copied = copied_rows(self._conn, sql, len(types), _batch_bytes(), self._hear)
         with contextlib.closing(copied):
             for block, rows in copied:
                 yield decode(block, rows, types)
@@ -126,6 +153,16 @@ class _Socket:
         with contextlib.suppress(Exception):
             self._conn.cancel_safe(timeout=_CANCEL_SECONDS)
         hang_up(self._conn)
+
+    def _hear(self, size: int) -> None:
+        self._received += size
+
+    def received(self) -> int:
+        return self._received
+
+    def cut(self) -> bool:
+        hang_up(self._conn)
+        return True
 
     def close(self) -> None:
         """Let go of the socket, also when somebody still holds a reader that was not read out."""
@@ -194,14 +231,12 @@ def open_reader(url: sa.URL, *, snapshot: str | None = None) -> Iterator[Postgre
 
             with answered_within(_SETUP_SECONDS, plain):
                 _begin(plain, snapshot, psycopg.Error)
+                backend = backend_of(plain)
             with contextlib.closing(_Socket(plain)) as source:
-                yield PostgresReader(source)
+                yield PostgresReader(source, url, backend)
             return
-    with _adbc_connection(url) as conn, conn.cursor() as cursor:
-        import adbc_driver_manager as manager
-
-        _begin(cursor, snapshot, manager.Error)
-        yield PostgresReader(_Adbc(conn))
+    with _adbc_connection(url, snapshot) as (conn, backend):
+        yield PostgresReader(_Adbc(conn), url, backend)
 
 
 @contextlib.contextmanager
@@ -227,18 +262,38 @@ def _plain_connection(url: sa.URL) -> Iterator[psycopg.Connection[Any] | None]:
 
 
 @contextlib.contextmanager
-def _adbc_connection(url: sa.URL) -> Iterator[Any]:
-    """Open a connection of ADBC, which begins transactions itself."""
+def _adbc_connection(url: sa.URL, snapshot: str | None) -> Iterator[tuple[Any, Backend]]:
+    """Open a connection of ADBC in the snapshot; nobody can cut it while it waits."""
+    options = {key: str(value) for key, value in connect_options().items()}
+    uri = _libpq_uri(url.set(query={**options, **url.query}))
+
+    def undo(late: tuple[Any, Backend]) -> None:
+        late[0].close()
+
+    try:
+        found = done_within(_SETUP_SECONDS, lambda: _adbc_begun(uri, url, snapshot), undo)
+    except TimeoutError as error:
+        raise unavailable(url, error) from None
+    with contextlib.closing(found[0]):
+        yield found
+
+
+def _adbc_begun(uri: str, url: sa.URL, snapshot: str | None) -> tuple[Any, Backend]:
+    """Connect and set up the transaction, which ADBC begins itself."""
     import adbc_driver_manager as manager
     from adbc_driver_postgresql import dbapi
 
     try:
-        options = {key: str(value) for key, value in connect_options().items()}
-        conn = dbapi.connect(_libpq_uri(url.set(query={**options, **url.query})))
+        conn = dbapi.connect(uri)
     except manager.Error as error:
         raise unavailable(url, error) from None
-    with contextlib.closing(conn):
-        yield conn
+    try:
+        with conn.cursor() as cursor:
+            _begin(cursor, snapshot, manager.Error)
+            return conn, backend_of(cursor)
+    except BaseException:
+        conn.close()
+        raise
 
 
 def _begin(cursor: Any, snapshot: str | None, error_type: type[Exception]) -> None:

@@ -10,7 +10,7 @@ from ixflow.errors import ValueDoesNotFit
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-__all__ = ["refusal", "state_of"]
+__all__ = ["is_refused_value", "refusal", "state_of"]
 
 _DATA_EXCEPTION = "22"
 _PLACE = re.compile(r"COPY (?P<table>.+), line (?P<line>\d+)(?:, column (?P<column>.+?)(?::|$))?")
@@ -22,9 +22,14 @@ def state_of(error: sa.exc.DBAPIError) -> str:
     return str(found or "")
 
 
+def is_refused_value(error: sa.exc.DBAPIError) -> bool:
+    """Say whether the server refused a value."""
+    return state_of(error).startswith(_DATA_EXCEPTION)
+
+
 def refusal(error: sa.exc.DBAPIError) -> Exception:
     """Say which value the server refused, or give back the error if it was not for a value."""
-    if not state_of(error).startswith(_DATA_EXCEPTION):
+    if not is_refused_value(error):
         return error
     said = " ".join(str(error.orig).split())
     hint = " (a text cannot hold the NUL character)" if "0x00" in said else ""

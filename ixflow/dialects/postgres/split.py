@@ -12,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ixflow.dialects.postgres.queries import query_part
 from ixflow.values import PageRange, TableName, TablePart
 
 __all__ = ["key_bounds", "pages_condition", "parts"]
@@ -69,6 +70,10 @@ def parts(conn: sa.Connection, qualified: str) -> tuple[TablePart, ...]:
     if not leaves or not all(node.open for node in tree):
         top = tree[0]
         still = not any(node.kind == "f" for node in tree)
+        if top.kind == "v":
+            # The optimizer knows whether a view, or a view of it, reads foreign tables.
+            read = query_part(conn, TableName(top.name, top.schema), f"SELECT 1 FROM {qualified}")
+            still = read.in_snapshot
         rows = sum(_rows(node) for node in leaves) if leaves else -1
         size = sum(int(node.bytes) for node in leaves)
         name = TableName(top.name, top.schema)

@@ -7,11 +7,13 @@ Parquet, pandas and polars alike.
 
 from __future__ import annotations
 
+import re
+
 import pyarrow as pa
 
 from ixflow.dialects.types import decimal_type, is_bytes, is_text, split_sql_type
 
-__all__ = ["COPIED", "READ_AS", "arrow_type", "base_type", "sql_type"]
+__all__ = ["COPIED", "READ_AS", "arrow_type", "assigned_type", "base_type", "sql_type"]
 
 EXACT: dict[str, pa.DataType] = {
     "boolean": pa.bool_(),
@@ -70,6 +72,24 @@ _FROM_ARROW: tuple[tuple[pa.DataType, str], ...] = (
 def base_type(type_name: str) -> str:
     """Take the arguments out of a type name: ``numeric(12,2)`` is ``numeric``."""
     return split_sql_type(type_name)[0]
+
+
+_ARGUMENTS = re.compile(r"\([^()\"]*\)(?=[a-z ]*(?:\[\])*$)")
+# Without a length these names mean a length of one.
+_ANY_LENGTH = {"character": "bpchar", "bit": '"bit"'}
+
+
+def assigned_type(type_name: str) -> str:
+    """Name the type to cast to before a value is assigned to a column.
+
+    A cast to ``bit(3)`` cuts the value off; assigning a value of any length refuses it.
+
+    >>> assigned_type("bit(3)"), assigned_type("character varying(5)[]")
+    ('"bit"', 'character varying[]')
+    """
+    element, brackets = type_name.removesuffix("[]"), "[]" * type_name.endswith("[]")
+    bare = _ARGUMENTS.sub("", element)
+    return _ANY_LENGTH.get(bare, bare) + brackets
 
 
 def arrow_type(type_name: str) -> tuple[pa.DataType, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ixflow.dialects.connect import seconds_to_wait
-from ixflow.dialects.guest import CONNECT_SECONDS, KEEPALIVE, guest
+from ixflow.dialects.guest import CONNECT_SECONDS, guest, keepalive
 
 __all__ = ["connect_options", "limit_settings"]
 
@@ -14,11 +14,14 @@ _LONGEST_NAME = 63
 
 def connect_options() -> dict[str, str | int]:
     """Give the libpq parameters for a connection, where the URL does not say otherwise."""
+    asks = keepalive()
     options: dict[str, str | int] = {
         "connect_timeout": max(1, int(seconds_to_wait(CONNECT_SECONDS))),
-        "keepalives_idle": KEEPALIVE["idle"],
-        "keepalives_interval": KEEPALIVE["interval"],
-        "keepalives_count": KEEPALIVE["count"],
+        "keepalives": 1,
+        "keepalives_idle": asks.idle,
+        "keepalives_interval": asks.interval,
+        "keepalives_count": asks.count,
+        "tcp_user_timeout": asks.total * 1000,
     }
     if "PGAPPNAME" not in os.environ:
         options["application_name"] = guest().name[:_LONGEST_NAME]

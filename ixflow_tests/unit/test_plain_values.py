@@ -1,0 +1,134 @@
+"""Values of one plain type take a short way, which gives what the careful one gives."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import zoneinfo
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ixflow.dialects.postgres.copy import encode, one_ahead
+from ixflow.errors import ValueDoesNotFit
+from ixflow.ingestion.plain_values import in_slices, plain_array
+from ixflow.ingestion.rows import Router, rows_to_arrow
+from ixflow.values import Column
+
+NOON = dt.datetime.fromisoformat("2024-01-01T12:00:00.000001")
+FIRST, LAST = NOON.replace(year=1), NOON.replace(year=9999)
+BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
+AUTUMN = dt.datetime(2024, 10, 27, 2, 30, tzinfo=BERLIN)
+UTC = pa.timestamp("us", "UTC")
+NUMBER = Column("n", "integer", pa.int32())
+
+
+@pytest.mark.parametrize(
+    ("values", "type_"),
+    [
+        ([1, None, -5], pa.int16()),
+        ([1.5, None, float("inf")], pa.float64()),
+        (["a", None, ""], pa.string()),
+        ([decimal.Decimal("1.50"), None, decimal.Decimal(-7)], pa.decimal128(12, 2)),
+        ([True, None, False], pa.bool_()),
+        ([b"\0", None, b""], pa.binary()),
+        ([NOON, None, FIRST, LAST], pa.timestamp("us")),
+        ([NOON.replace(tzinfo=dt.UTC), None, AUTUMN, AUTUMN.replace(fold=1)], UTC),
+    ],
+)
+def test_the_short_way_gives_what_arrow_gives(values, type_):
+    found = plain_array(values, type_)
+    assert found is not None
+    assert found.equals(pa.array(values, type_))
+
+
+@pytest.mark.parametrize(
+    ("values", "type_"),
+    [
+        ([1, True], pa.int32()),
+        ([1, 2.0], pa.int32()),
+        ([40_000], pa.int16()),
+        ([1], pa.float64()),
+        ([2**60 + 1], pa.float32()),
+        ([decimal.Decimal("0.125")], pa.decimal128(12, 2)),
+        ([decimal.Decimal("NaN")], pa.decimal128(12, 2)),
+        (["1"], pa.int32()),
+        (["\ud800"], pa.string()),
+        ([NOON], UTC),
+        ([NOON.replace(tzinfo=dt.UTC)], pa.timestamp("us")),
+        ([NOON], pa.timestamp("s")),
+        ([np.int32(1)], pa.int32()),
+        ([None], pa.int32()),
+    ],
+)
+def test_what_is_odd_or_does_not_fit_is_left_to_the_careful_way(values, type_):
+    assert plain_array(values, type_) is None
+
+
+def test_a_bad_value_behind_the_first_slice_is_named_with_its_row():
+    def read(_table, rows):
+        rows.read_all()
+
+    router = Router(lambda named: named, lambda _: [NUMBER], read, 10_000)
+    given = (("t", (n if n != 19_999 else "x",)) for n in range(20_000))
+    with pytest.raises(ValueDoesNotFit, match=r"t.n in row 19999 \(value 'x'\)"):
+        router.feed(given)
+
+
+def test_rows_wait_for_their_table_and_come_in_its_order():
+    seen: dict[str, list[int]] = {"a": [], "b": []}
+
+    def read(table, rows):
+        seen[table].extend(rows.read_all().column("n").to_pylist())
+
+    router = Router(lambda n: n if n in seen else None, lambda _: [NUMBER], read, 100)
+    rows = [("ab"[n % 2], (n,) if n % 3 else [n]) for n in range(1000)]
+    router.feed([*rows, ("elsewhere", (0,)), ("elsewhere", (1,))])
+    assert router.skipped == 2
+    assert np.array_equal(seen["a"], range(0, 1000, 2))
+    assert np.array_equal(seen["b"], range(1, 1000, 2))
+
+
+def test_slices_have_one_type_also_where_a_moment_is_infinite():
+    column = Column("at", "timestamp without time zone", pa.timestamp("us"))
+    rows = [(NOON,)] * 6000 + [("infinity",)]
+    made = in_slices(
+        rows, [column], lambda some, n: rows_to_arrow(some, [column], table="t", first_row=n)
+    ).read_all()
+    assert made.num_rows == 6001
+    assert str(made.column("at")[6000].as_py()) == "infinity"
+
+
+def test_one_ahead_keeps_the_order_and_raises_in_its_place():
+    assert list(one_ahead(abs, iter([]))) == []
+    assert list(one_ahead(abs, iter([-1]))) == [1]
+    assert np.array_equal(list(one_ahead(abs, iter(range(0, -99, -1)))), range(99))
+    made = one_ahead(lambda n: 1 // n, iter([1, 1, 0, 1]))
+    assert [next(made), next(made)] == [1, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(made)
+
+
+def test_neighbours_with_nulls_are_laid_side_by_side():
+    columns = [
+        Column("a", "smallint", pa.int16()),
+        Column("b", "boolean", pa.bool_()),
+        Column("c", "jsonb", pa.string()),
+        Column("d", "text", pa.string()),
+    ]
+    batch = pa.RecordBatch.from_arrays(
+        [
+            pa.array([1, None, 3], pa.int16()),
+            pa.array([None, True, None]),
+            pa.array(["{}", None, "[]"]),
+            pa.array(["x", "yz", None]),
+        ],
+        names=["a", "b", "c", "d"],
+    )
+    null, fields = b"\xff" * 4, b"\0\4"
+    one = fields + b"\0\0\0\2\0\1" + null + b"\0\0\0\3\1{}" + b"\0\0\0\1x"
+    two = fields + null + b"\0\0\0\1\1" + null + b"\0\0\0\2yz"
+    three = fields + b"\0\0\0\2\0\3" + null + b"\0\0\0\3\1[]" + null
+    assert encode(batch, columns) == one + two + three
+    assert encode(batch.slice(1, 1), columns) == two
