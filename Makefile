@@ -38,17 +38,21 @@ bench: .venv/.installed-dev
 
 # Each peer in an environment of its own, at the version that the notes are about.
 PEER_PYTHON312 ?= python3.12
-PEER_NAMES := connectorx duckdb ixtract
+PEER_NAMES := adbc connectorx duckdb ixtract pg-bulk-ingest
+PEER_PINS_adbc := adbc-driver-postgresql==1.13.0 pyarrow==26.0.1 polars==2.1.0 pandas==3.1.1
 PEER_PINS_connectorx := connectorx==0.4.6 pyarrow==26.0.1
 PEER_PINS_duckdb := duckdb==1.5.5 duckdb-extension-postgres-scanner==1.5.5
 PEER_PINS_ixtract := ixtract==0.9.4 psycopg2-binary==2.9.13 pymysql==1.2.4 \
 	sqlalchemy==2.1.9 pyarrow==26.0.1
+# It imports psycopg2 whatever it loads with.
+PEER_PINS_pg-bulk-ingest := pg-bulk-ingest==0.1.3 psycopg==3.3.9 psycopg-binary==3.3.9 \
+	psycopg2-binary==2.9.13 sqlalchemy==2.1.9
 
 bench-peers: .venv/.installed-dev $(PEER_NAMES:%=.benchmarks/%/.installed)
 	$(BIN)/python -m benchmarks $(ARGS) \
 		$(foreach name,$(PEER_NAMES),--peer-python $(name)=.benchmarks/$(name)/bin/python)
 
-.benchmarks/connectorx/.installed .benchmarks/duckdb/.installed: PEER_BASE = $(BIN)/python
+$(PEER_NAMES:%=.benchmarks/%/.installed): PEER_BASE = $(BIN)/python
 .benchmarks/ixtract/.installed: PEER_BASE = $(PEER_PYTHON312)
 
 # Without its interpreter a peer is left out, which the benchmarks say.

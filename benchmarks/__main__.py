@@ -16,7 +16,20 @@ from benchmarks.peers import PEERS, with_interpreters
 from benchmarks.report import judged, machine_facts, table
 from ixflow.demo.postgres_server import PostgresServer
 
-CASES = ("extraction", "accounts", "planning", "scale", "storm", "ingest", "mysql")
+CASES = (
+    "extraction",
+    "accounts",
+    "planning",
+    "scale",
+    "storm",
+    "ingest",
+    "ingest_tuples",
+    "ingest_frames",
+    "ingest_upserts",
+    "ingest_interleaved",
+    "ingest_flat",
+    "mysql",
+)
 _ROWS = 1_000_000
 
 
@@ -25,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     if options.list:
         for name in CASES:
-            print(f"{name:12}{_module(name).TITLE}")
+            print(f"{name:20}{_module(name).TITLE}")
         return 0
     try:
         found = [_measured(name, options) for name in options.case or CASES]

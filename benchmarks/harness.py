@@ -51,13 +51,17 @@ class Contender:
     """A program that does the case's work. The first contender of a case is its measure.
 
     A ``peer`` is run by the interpreter of that name's own environment, which ``command`` lacks.
-    ``rows`` are those that it has to report, where they are not the case's.
+    ``rows`` are those that it has to report, where they are not the case's. ``before`` is called
+    before each run, and ``check`` behind it, neither of which is measured; a check that finds the
+    work wrong raises `BenchmarkFailed`.
     """
 
     name: str
     command: tuple[str, ...]
     peer: str | None = None
     rows: int | None = None
+    before: Callable[[], None] | None = None
+    check: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +147,23 @@ def measure(
     expected = {contender.name: contender.rows or rows for contender in contenders}
     for number in range(repeat + 1):
         for contender in contenders:
-            run = _run(contender, expected[contender.name], server_pid)
+            run = _prepared_run(contender, expected[contender.name], server_pid)
             if number:
                 runs[contender.name].append(run)
             progress(f"round {number} of {repeat}: {contender.name}: {run.wall:.2f} s")
     return [Measurement(name, expected[name], tuple(done)) for name, done in runs.items()]
+
+
+def _prepared_run(contender: Contender, rows: int, server_pid: int | None) -> Run:
+    if contender.before is not None:
+        contender.before()
+    run = _run(contender, rows, server_pid)
+    if contender.check is not None:
+        try:
+            contender.check()
+        except BenchmarkFailed as error:
+            raise BenchmarkFailed(f"{contender.name}: {error}") from None
+    return run
 
 
 def _run(contender: Contender, rows: int, server_pid: int | None) -> Run:

@@ -22,9 +22,11 @@ from benchmarks.harness import Contender, contend
 __all__ = ["PEERS", "peer", "with_interpreters"]
 
 PEERS: dict[str, str] = {
+    "adbc": "adbc_driver_postgresql",
     "connectorx": "connectorx",
     "duckdb": "duckdb_extension_postgres_scanner",
     "ixtract": "ixtract",
+    "pg-bulk-ingest": "pg_bulk_ingest",
 }
 """What peers are called, and the module that their environment has."""
 
