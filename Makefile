@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Each process starts servers of its own; they need about 3 GB together.
+TEST_PROCESSES ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PINS := pyproject.toml constraints.txt
@@ -25,7 +27,7 @@ demo-postgres: .venv/.installed-postgres
 	$(BIN)/python -m ixflow.demo --postgres $(ARGS)
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(ARGS)
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check

@@ -105,12 +105,14 @@ class Moment:
 
         """
         with self._connection() as conn:
+            query = plan.query
+            # A table that is gone is said to be gone, before anything else is said of it.
+            if query is None:
+                _verify_columns(plan, self.dialect.columns(conn, plan.table))
+            else:
+                _verify_columns(plan, self.dialect.describe(conn, query))
             _verify_promise(self.dialect, conn, plan)
-            if plan.query is not None:
-                _verify_columns(plan, self.dialect.describe(conn, plan.query))
-                return
-            _verify_columns(plan, self.dialect.columns(conn, plan.table))
-            if self.held.snapshot is not None or self.held.shared:
+            if query is None and (self.held.snapshot is not None or self.held.shared):
                 _verify_parts(self.dialect, conn, plan)
 
     def alive(self) -> bool:

@@ -264,7 +264,10 @@ def test_a_pipe_sees_no_progress(orders):
 
 def test_plan_takes_force_and_shows_the_same(orders):
     usual = orders.json("plan", "orders", "--min-workers", "9")
-    assert orders.json("plan", "orders", "--min-workers", "9", "--force") == usual
+    forced = orders.json("plan", "orders", "--min-workers", "9", "--force")
+    # How long the database took to answer is measured each time.
+    forced["plan"]["latency_ms"] = usual["plan"]["latency_ms"]
+    assert forced == usual
     assert usual["verdict"] == "NOT RECOMMENDED"
 
 

@@ -298,7 +298,6 @@ def test_a_callback_that_changes_rows_is_caught(warehouse_engine, change, key):
     ("type_", "value"),
     [
         (pg.TIMESTAMP(precision=0), NOON),
-        (pg.ARRAY(sa.VARCHAR(3)), ["abcdef"]),
         (sa.VARCHAR(2), "ab   "),
     ],
 )
@@ -308,6 +307,13 @@ def test_what_the_server_rounds_or_cuts_is_caught(fresh_postgres, type_, value):
     )
     with pytest.raises(ArrivalDiffers):
         proved(fresh_postgres, table, [(1, value)])
+
+
+def test_elements_that_are_too_long_are_refused_and_not_cut(fresh_postgres):
+    kind = pg.ARRAY(sa.VARCHAR(3))
+    table = sa.Table("cut", sa.MetaData(), sa.Column("v", kind), schema="app")
+    with pytest.raises(IngestError, match=r"too long for type character varying\(3\)"):
+        proved(fresh_postgres, table, [(["abcdef"],)])
 
 
 def test_missing_rows_that_a_trigger_keeps_are_caught(fresh_postgres):

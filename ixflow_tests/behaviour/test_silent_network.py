@@ -172,7 +172,7 @@ def lines_to(port: int | None) -> Iterator[list[socket.socket]]:
         for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names are numbers here
             with contextlib.suppress(OSError):
                 line = stack.enter_context(socket.socket(fileno=os.dup(int(name))))
-                if line.getpeername()[1] == port:
+                if line.family == socket.AF_INET and line.getpeername()[1] == port:
                     found.append(line)
         yield found
 
