@@ -167,11 +167,19 @@ class StageTransaction:
         return bool(self.held.table(name, key) or self.published.table(name, key))
 
     def made_by(self, key: str) -> dict[str, str]:
-        """Name the tables that a script of this key has made, and the schema of each."""
-        found = {}
-        for schema, state in ((self.schema, self.held), (self.published_schema, self.published)):
-            found.update({name: schema for name, t in state.tables.items() if t.task_key == key})
-        return found
+        """Name the tables that a script of this key has made, and the schema of each.
+
+        There are none if one of them is gone: then the script has to run again.
+        """
+        # A script's tables were recorded together, but published ones may have been dropped since.
+        held = [name for name, table in self.held.tables.items() if table.task_key == key]
+        if held:
+            return dict.fromkeys(held, self.schema)
+        for result in self.published.results:
+            names = [name for name, own in result.pairs() if own == key]
+            if names and all(self.published.table(name, key) for name in names):
+                return dict.fromkeys(names, self.published_schema)
+        return {}
 
     def run_script(self, task: str, script: Script, *, replaces: bool) -> dict[str, str]:
         """Run a script and record its tables, all in one database transaction.

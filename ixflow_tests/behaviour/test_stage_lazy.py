@@ -218,6 +218,16 @@ def test_the_tables_of_a_script_appear_together_and_are_carried_over(store, lazy
     assert written(store, "one") == kept
 
 
+@pytest.mark.parametrize("lazy", [True, False])
+def test_a_script_runs_again_when_one_of_its_tables_is_gone(store, lazy):
+    run_script(store, scripted(SCRIPT, lazy=lazy))
+    kind = "VIEW" if store.dialect.name == "duckdb" else "TABLE"
+    with store.begin() as conn:
+        conn.exec_driver_sql(f"DROP {kind} s.two")
+    assert run_script(store, scripted(SCRIPT, lazy=lazy)).published
+    assert rows(store, "s", "two") == [{"x": 2}]
+
+
 def test_a_script_runs_again_when_its_text_changes(store):
     run_script(store, scripted(SCRIPT))
     changed = run_script(store, scripted(SCRIPT.replace("x + 1", "x + 41")))
