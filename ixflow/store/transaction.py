@@ -190,6 +190,8 @@ class StageTransaction:
         place, metadata = self.published_schema, self._store.metadata
         # What appears in the schema meanwhile must be this script's: they run one after the other.
         with self._store.locked(f"scripts {self.schema}") as conn:
+            # What a script sets and its temporary tables end with it, not with the pool.
+            conn.detach()
             known = metadata.state(conn, place, self.schema).tables
             old = [name for name, table in known.items() if table.task == task]
             self._drop_leftovers(conn, [n for n in old if replaces and n in self.held.tables])

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from ixflow.errors import FlowError, TaskError, ValidationError
 from ixflow.pipeline import Flow, RawSql, Stage, Table, TaskState, materialize, run_stage
-from ixflow.store import SQLTableStore
+from ixflow.store import SQLTableStore, StageTransaction
 from ixflow.values import TableName
 from ixflow_tests.stages import objects, rows
 
@@ -284,6 +284,36 @@ def test_a_script_that_fails_leaves_nothing(store):
         run_script(store, scripted(SCRIPT + "CREATE TABLE {schema}.x AS SELECT * FROM nowhere;"))
     assert rows(store, "s", "two") == [{"x": 2}]
     assert sorted(objects(store, "s")) == ["one", "two"]
+
+
+def test_what_a_script_sets_and_its_temporary_tables_end_with_it(store):
+    text = "CREATE TEMP TABLE work AS SELECT {n} AS x;"
+    text += "CREATE TABLE {schema}.one AS SELECT * FROM work;"
+    if store.dialect.name == "postgresql":
+        text = "SET ROLE ixflow_script; SET work_mem = '1234kB'; RESET ROLE; " + text
+        with store.begin() as conn:
+            conn.exec_driver_sql("CREATE ROLE ixflow_script")
+    for number in (1, 2):
+        run_script(store, scripted(text.replace("{n}", str(number)), outputs=["one"]))
+        assert rows(store, "s", "one") == [{"x": number}]
+    if store.dialect.name == "postgresql":
+        with store.begin() as conn:
+            assert conn.exec_driver_sql("SHOW work_mem").scalar() != "1234kB"
+            conn.exec_driver_sql("DROP ROLE ixflow_script")
+
+
+def test_a_script_whose_result_was_not_recorded_is_not_run_twice(store, monkeypatch):
+    def dies(*_, **__):
+        raise KeyboardInterrupt
+
+    with Flow("f") as flow, Stage("s") as stage:
+        scripted(SCRIPT)(stage)
+    with monkeypatch.context() as patch:
+        patch.setattr(StageTransaction, "write", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(flow["s"], store, transaction_id="one")
+    assert run_stage(flow["s"], store, transaction_id="one").published
+    assert rows(store, "s", "two") == [{"x": 2}]
 
 
 @pytest.mark.parametrize("word", ["COMMIT", "rollback", "BEGIN", "START TRANSACTION"])
