@@ -23,7 +23,7 @@ from ixflow.tables.read import read_table
 from ixflow.values import TableName
 from ixflow_tests.servers import make_engine
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
 ORDERS = 500
