@@ -23,7 +23,7 @@ from ixflow.ingestion.nested import flat
 from ixflow.ingestion.options import Arrival, TableCounts
 from ixflow.ingestion.proof import Prover
 from ixflow.ingestion.replacement import Replacement
-from ixflow.ingestion.rows import Router, is_sql
+from ixflow.ingestion.router import Router, is_sql
 from ixflow.ingestion.troubles import in_table
 from ixflow.tables import declared
 from ixflow.tables.arrow import as_reader
@@ -113,8 +113,15 @@ class BatchWriter:
             if not dialect_of(self.conn).exists(self.conn, name):
                 declared.create(self.conn, table, name, key=False, bare=True)
 
-    def write(self, pairs: Iterable[tuple[Any, Any]]) -> None:
-        """Load the pairs of a batch, then bring keys and live tables up to date."""
+    def write(
+        self,
+        pairs: Iterable[tuple[Any, Any]],
+        notice: Callable[[Exception], None] = lambda _: None,
+    ) -> None:
+        """Load the pairs of a batch, then bring keys and live tables up to date.
+
+        ``notice`` is told of an error that giving the pairs raises.
+        """
         self._pending = {name: TableCounts() for name in self.counts}
         with self._phase("prepare"):
             self._targets = {table: self._target(table) for table in self.tables}
@@ -122,7 +129,7 @@ class BatchWriter:
             self._match, self._columns, self._load, self._max_rows, self._binders.__getitem__
         )
         with self._phase("load"):
-            router.feed(pairs)
+            router.feed(pairs, notice)
         if router.skipped:
             self._log.warning(
                 "%d rows for tables outside the metadata were skipped", router.skipped

@@ -200,7 +200,7 @@ class _Run:
 
         def change() -> Any:
             with self._still_open("the generator of rows"):
-                writer.write(self._troubles.given(pairs))
+                writer.write(pairs, self._troubles.notice)
             with self._still_open("on_before_visible"):
                 self._call_back(batch_metadata)
             writer.make_visible()

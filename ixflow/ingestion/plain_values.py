@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from operator import itemgetter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from ixflow.dialects.moments import is_moments
-from ixflow.values import Column
-
-__all__ = ["columnwise", "in_slices", "plain_array"]
+__all__ = ["plain_array"]
 
 _EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - subtracted from what has no zone either
+_EPOCH_DAY = _EPOCH.toordinal()
 _EPOCH_UTC = _EPOCH.replace(tzinfo=dt.UTC)
-# The database works on one slice while the next is converted.
-_SLICE_ROWS = 2_500
 
 _PLAIN: tuple[tuple[type, Callable[[pa.DataType], bool]], ...] = (
     (int, pa.types.is_integer),
@@ -33,6 +27,7 @@ _PLAIN: tuple[tuple[type, Callable[[pa.DataType], bool]], ...] = (
     (bool, pa.types.is_boolean),
     (bytes, pa.types.is_binary),
     (dt.datetime, pa.types.is_timestamp),
+    (dt.date, pa.types.is_date32),
 )
 
 
@@ -54,7 +49,7 @@ def plain_array(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
     if not any(kind is known and fits(type_) for known, fits in _PLAIN):
         return None
     try:
-        return _moments(values, type_) if kind is dt.datetime else pa.array(values, type_)
+        return _MADE.get(kind, pa.array)(values, type_)
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
         return None
 
@@ -71,37 +66,13 @@ def _moments(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
     return pa.array(since, pa.duration("us")).view(type_)
 
 
-def columnwise(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
-    """Turn rows of the same width into columns.
-
-    >>> columnwise([(1, "a"), (2, "b")], 2)
-    [[1, 2], ['a', 'b']]
-    """
-    return [list(map(itemgetter(place), rows)) for place in range(width)]
+def _dates(values: Sequence[Any], type_: pa.DataType) -> pa.Array:
+    """Count the days, which Arrow does four times as slowly."""
+    days = [None if value is None else value.toordinal() - _EPOCH_DAY for value in values]
+    return pa.array(days, pa.int32()).view(type_)
 
 
-def in_slices(
-    rows: Sequence[Sequence[Any]],
-    columns: Sequence[Column],
-    convert: Callable[[Sequence[Sequence[Any]], int], pa.RecordBatch],
-) -> pa.RecordBatchReader:
-    """Convert rows while they are read; ``convert`` gets some of them and the number of the first.
-
-    All slices have the same types: moments of which one is a text, and so may be infinite, are
-    converted at once.
-    """
-    size = _SLICE_ROWS
-    if any(_has_text(rows, n) for n, column in enumerate(columns) if is_moments(column.type)):
-        size = len(rows)
-    first = convert(rows[:size], 0)
-
-    def others() -> Iterator[pa.RecordBatch]:
-        for start in range(size, len(rows), size):
-            yield convert(rows[start : start + size], start)
-
-    return pa.RecordBatchReader.from_batches(first.schema, itertools.chain([first], others()))
-
-
-def _has_text(rows: Sequence[Sequence[Any]], place: int) -> bool:
-    kinds = set(map(type, map(itemgetter(place), rows)))
-    return any(issubclass(kind, str) for kind in kinds)
+_MADE: dict[type, Callable[[Sequence[Any], pa.DataType], pa.Array | None]] = {
+    dt.datetime: _moments,
+    dt.date: _dates,
+}

@@ -9,7 +9,7 @@ from ixflow.dialects import dialect_of, run
 from ixflow.errors import TableNotFound
 from ixflow.ingestion.checks import RULE, RUN, RowCheck, quarantine_of
 from ixflow.ingestion.ingest import ingest
-from ixflow.ingestion.rows import ServerRows
+from ixflow.ingestion.router import ServerRows
 from ixflow.ingestion.watermark import watermark_of
 from ixflow.tables import declared
 

@@ -1,198 +1,31 @@
-"""The rows of a batch as Arrow, table by table.
-
-A batch gives pairs (table, row) or (table, frame). Rows are gathered per table and become one
-Arrow piece at a time: as many rows as the buffer allows, fewer where rows are wide, so that memory
-is bounded in bytes as well.
-"""
+"""Rows of Python values as Arrow, a column at a time, losing nothing of any of them."""
 
 from __future__ import annotations
 
 import datetime as dt
 import decimal
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ixflow.dialects.cast import counted_from
 from ixflow.dialects.moments import checked_moments, is_moments
 from ixflow.dialects.types import cast_column
-from ixflow.errors import ColumnMismatch, ValidationError, ValueDoesNotFit
+from ixflow.errors import ColumnMismatch, ValueDoesNotFit
 from ixflow.ingestion.odd_values import plainer, without_missing
-from ixflow.ingestion.plain_values import columnwise, in_slices, plain_array
+from ixflow.ingestion.plain_values import plain_array
 from ixflow.ingestion.texts import encoder
-from ixflow.tables.arrow import is_arrow_like
 from ixflow.values import Column
 
-__all__ = ["NO_ROWS", "Binder", "Router", "ServerRows", "is_sql", "rows_to_arrow"]
+__all__ = ["NO_ROWS", "Binder", "checked_rows", "columns_to_arrow", "rows_to_arrow"]
 
-_FIRST_ROWS = 64
-_PIECE_BYTES = 16 << 20
-# Weighing a row costs as much as keeping it, so only every so many are weighed.
-_WEIGHED = 16
-_SMALL_VALUE = 16
 NO_ROWS = (str, bytes, bytearray, memoryview, set, frozenset)
 """What can be iterated over and is no row of values."""
 _NOT_ITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What converting a value raises when it is not one of the type."""
 
 Binder = Callable[[Any], Any]
-
-Sink = Callable[[Any, Any], None]
-"""Takes a table of the metadata and something Arrow-like, or SQL, and loads it."""
-
-
-class Router:
-    """Sorts pairs by table and hands Arrow pieces to the sink, in the order of each table.
-
-    ``match`` finds the metadata's table for what a pair names, None where it is not in there:
-    such pairs are counted in ``skipped``.
-    """
-
-    def __init__(
-        self,
-        match: Callable[[Any], Any],
-        columns: Callable[[Any], Sequence[Column]],
-        sink: Sink,
-        max_rows: int,
-        binders: Callable[[Any], Mapping[str, Binder]] = lambda _: {},
-    ) -> None:
-        """Take how to find tables and columns, where to put pieces, and the most rows of one.
-
-        ``binders`` gives, for a table, what the types of some columns do with a value first.
-        """
-        self._match = match
-        self._columns = columns
-        self._sink = sink
-        self._max_rows = max(1, max_rows)
-        self._binders = binders
-        self._waiting: dict[Any, _Waiting] = {}
-        # By identity, since hashing and comparing the name of a table takes longer than the rest.
-        self._named: dict[int, _Waiting] = {}
-        self.skipped = 0
-
-    def feed(self, pairs: Iterable[tuple[Any, Any]]) -> None:
-        """Take all pairs of a batch, then hand over what is still waiting."""
-        for pair in pairs:
-            try:
-                named, row = pair
-            except (TypeError, ValueError):
-                msg = f"a batch has pairs of table and row, not {pair!r:.80}"
-                raise ValidationError(msg) from None
-            waiting = self._named.get(id(named))
-            if waiting is None or type(row) is not tuple:
-                self._take(named, row)
-                continue
-            rows = waiting.rows
-            rows.append(row)
-            if len(rows) >= waiting.look_at:
-                self._look(waiting)
-        for waiting in list(self._waiting.values()):
-            self._flush(waiting)
-
-    def _take(self, named: Any, row: Any) -> None:
-        """Take a row of any kind, for a table that may not have been named before."""
-        table = self._match(named)
-        if table is None:
-            self.skipped += 1
-            return
-        waiting = self._waiting.get(table)
-        if waiting is None:
-            waiting = _Waiting(table, min(_FIRST_ROWS, self._max_rows))
-            self._waiting[table] = waiting
-        if table is named:
-            self._named[id(named)] = waiting
-        if is_arrow_like(row) or is_sql(row):
-            self._flush(waiting)
-            self._sink(table, row)
-            return
-        # A generator may use one list or dict for all of its rows.
-        waiting.rows.append(row.copy() if isinstance(row, (list, dict)) else row)
-        if len(waiting.rows) >= waiting.look_at:
-            self._look(waiting)
-
-    def _look(self, waiting: _Waiting) -> None:
-        """Weigh the last row, and hand over the rows if they are enough."""
-        count = len(waiting.rows)
-        stands_for = 1 if count < _WEIGHED else _WEIGHED
-        waiting.weight += stands_for * _weight(waiting.rows[-1])
-        if count >= waiting.limit or waiting.weight >= _PIECE_BYTES:
-            self._flush(waiting)
-        else:
-            waiting.look_at = min(waiting.limit, count + stands_for)
-
-    def _flush(self, waiting: _Waiting) -> None:
-        rows, waiting.rows = waiting.rows, []
-        waiting.weight, waiting.look_at = 0, 1
-        if not rows:
-            return
-        table, first = waiting.table, waiting.seen
-        columns, binders = self._columns(table), self._binders(table)
-        tuples = _checked(rows, columns, str(table), first)
-        waiting.seen += len(rows)
-        waiting.limit = min(self._max_rows, 16 * waiting.limit)
-
-        def convert(some: Sequence[Any], start: int) -> pa.RecordBatch:
-            return _to_arrow(some, columns, str(table), start, binders)
-
-        try:
-            self._sink(table, in_slices(tuples, columns, convert))
-        except ValueDoesNotFit as error:
-            told = _with_value(error, tuples, [column.name for column in columns])
-            raise counted_from(told, first) from error.__cause__
-
-
-def _with_value(
-    error: ValueDoesNotFit, tuples: Sequence[Sequence[Any]], names: Sequence[str]
-) -> ValueDoesNotFit:
-    """Add the value that the server refused, which tells only its row and column."""
-    row, name = error.fields.get("row"), error.fields.get("column")
-    if "value" in error.fields or name not in names or row is None or row >= len(tuples):
-        return error
-    shown = repr(tuples[row][names.index(name)])[:60]
-    message = error.message.replace(f"in row {row} ", f"in row {row} (value {shown}) ", 1)
-    return ValueDoesNotFit(message, **error.fields, value=shown)
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """Rows of one table that wait, and when to look at them."""
-
-    table: Any
-    limit: int
-    rows: list[Any] = field(default_factory=list)
-    weight: int = 0
-    look_at: int = 1
-    """The number of rows at which the last of them is weighed."""
-    seen: int = 0
-    """Rows that were handed over before."""
-
-
-@dataclass(frozen=True)
-class ServerRows:
-    """A query of ours whose rows the server inserts."""
-
-    query: str
-
-    def as_string(self, _: Any) -> str:
-        """Give the query, as the SQL objects of drivers do."""
-        return self.query
-
-
-def is_sql(row: Any) -> bool:
-    """Say whether it is SQL of psycopg or psycopg2, such as ``sql.SQL("SELECT ...")``."""
-    drivers = type(row).__module__ in ("psycopg.sql", "psycopg2.sql")
-    return isinstance(row, ServerRows) or (drivers and hasattr(row, "as_string"))
-
-
-def _weight(row: Any) -> int:
-    """Estimate the bytes of a row by its texts; a generator weighs nothing before it is used."""
-    values = row.values() if isinstance(row, Mapping) else row
-    if not isinstance(values, Collection):
-        return _SMALL_VALUE
-    return sum(len(v) if isinstance(v, (str, bytes)) else _SMALL_VALUE for v in values)
 
 
 def rows_to_arrow(
@@ -212,28 +45,38 @@ def rows_to_arrow(
         ValueDoesNotFit: naming table, column, row and value.
 
     """
-    tuples = _checked(rows, columns, table, first_row)
-    return _to_arrow(tuples, columns, table, first_row, binders or {})
+    values = list(zip(*checked_rows(rows, columns, table, first_row), strict=True))
+    return columns_to_arrow(values, columns, table, first_row, binders or {})
 
 
-def _checked(
+def checked_rows(
     rows: Sequence[Any], columns: Sequence[Column], table: str, first_row: int
 ) -> Sequence[Sequence[Any]]:
-    """See that every row has a value for every column, in their order."""
+    """See that every row has a value for every column, and give them in their order.
+
+    Raises:
+        ColumnMismatch: a row has too many or too few values, or is a text.
+
+    """
     if set(map(type, rows)) <= {tuple, list} and set(map(len, rows)) <= {len(columns)}:
         return rows
     names = [column.name for column in columns]
     return [_values(row, names, table, first_row + number) for number, row in enumerate(rows)]
 
 
-def _to_arrow(
-    tuples: Sequence[Sequence[Any]],
+def columns_to_arrow(
+    values: Sequence[Sequence[Any]],
     columns: Sequence[Column],
     table: str,
     first_row: int,
     binders: Mapping[str, Binder],
 ) -> pa.RecordBatch:
-    values = columnwise(tuples, len(columns))
+    """Turn the values of each column into one Arrow batch.
+
+    Raises:
+        ValueDoesNotFit: naming table, column, row and value.
+
+    """
     arrays = [
         _array(_bound(given, column, binders, table), column, table, first_row)
         for given, column in zip(values, columns, strict=True)

@@ -7,7 +7,7 @@ have temporary names, which say nothing to anybody; messages name the table that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
@@ -31,13 +31,9 @@ class Troubles:
         self._conn, self._tables = conn, tables
         self._theirs: BaseException | None = None
 
-    def given(self, items: Iterable[T]) -> Iterator[T]:
-        """Pass on what the caller gives, noticing what that raises."""
-        try:
-            yield from items
-        except Exception as error:
-            self._theirs = error
-            raise
+    def notice(self, error: Exception) -> None:
+        """Remember an error that the caller's own code raised."""
+        self._theirs = error
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """Call a function of the caller's, noticing what it raises."""

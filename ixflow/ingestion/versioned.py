@@ -40,7 +40,8 @@ from ixflow.ingestion.options import (
     Upsert,
     checked,
 )
-from ixflow.ingestion.rows import NO_ROWS, is_sql
+from ixflow.ingestion.router import is_sql
+from ixflow.ingestion.rows import NO_ROWS
 from ixflow.ingestion.version_names import fitting, partition_names, partition_table
 from ixflow.ingestion.watermark import facts_of, watermark_of, with_facts
 from ixflow.tables import declared

@@ -843,7 +843,7 @@ def test_wide_tuples_are_not_gathered_by_the_thousand(engine):
 
 def test_the_first_flush_is_small_and_pieces_grow_to_the_limit(engine):
     """A source that is slow to give rows does not wait for ten thousand of them."""
-    from ixflow.ingestion.rows import Router
+    from ixflow.ingestion.router import Router
     from ixflow.values import Column
 
     sizes: list[int] = []

@@ -11,9 +11,12 @@ import pyarrow as pa
 import pytest
 
 from ixflow.dialects.postgres.copy import encode, one_ahead
-from ixflow.errors import ValueDoesNotFit
-from ixflow.ingestion.plain_values import in_slices, plain_array
-from ixflow.ingestion.rows import Router, rows_to_arrow
+from ixflow.dialects.postgres.numeric import numeric_fields
+from ixflow.errors import ColumnMismatch, ValidationError, ValueDoesNotFit
+from ixflow.ingestion.pieces import Piece, in_slices
+from ixflow.ingestion.plain_values import plain_array
+from ixflow.ingestion.router import Router, _Waiting
+from ixflow.ingestion.rows import columns_to_arrow
 from ixflow.values import Column
 
 NOON = dt.datetime.fromisoformat("2024-01-01T12:00:00.000001")
@@ -34,6 +37,7 @@ NUMBER = Column("n", "integer", pa.int32())
         ([True, None, False], pa.bool_()),
         ([b"\0", None, b""], pa.binary()),
         ([NOON, None, FIRST, LAST], pa.timestamp("us")),
+        ([NOON.date(), None, FIRST.date(), LAST.date()], pa.date32()),
         ([NOON.replace(tzinfo=dt.UTC), None, AUTUMN, AUTUMN.replace(fold=1)], UTC),
     ],
 )
@@ -55,6 +59,8 @@ def test_the_short_way_gives_what_arrow_gives(values, type_):
         ([decimal.Decimal("NaN")], pa.decimal128(12, 2)),
         (["1"], pa.int32()),
         (["\ud800"], pa.string()),
+        ([NOON, NOON.date()], pa.timestamp("us")),
+        ([NOON.date(), NOON], pa.date32()),
         ([NOON], UTC),
         ([NOON.replace(tzinfo=dt.UTC)], pa.timestamp("us")),
         ([NOON], pa.timestamp("s")),
@@ -93,8 +99,11 @@ def test_rows_wait_for_their_table_and_come_in_its_order():
 def test_slices_have_one_type_also_where_a_moment_is_infinite():
     column = Column("at", "timestamp without time zone", pa.timestamp("us"))
     rows = [(NOON,)] * 6000 + [("infinity",)]
+    piece = Piece(1)
+    for start in range(0, len(rows), 250):
+        piece.add(rows[start : start + 250])
     made = in_slices(
-        rows, [column], lambda some, n: rows_to_arrow(some, [column], table="t", first_row=n)
+        piece, [column], lambda some, n: columns_to_arrow(some, [column], "t", n, {})
     ).read_all()
     assert made.num_rows == 6001
     assert str(made.column("at")[6000].as_py()) == "infinity"
@@ -132,3 +141,49 @@ def test_neighbours_with_nulls_are_laid_side_by_side():
     three = fields + b"\0\0\0\2\0\3" + null + b"\0\0\0\3\1[]" + null
     assert encode(batch, columns) == one + two + three
     assert encode(batch.slice(1, 1), columns) == two
+
+
+@pytest.mark.parametrize("scale", [0, 1, 2, 6, 10])
+def test_numerics_that_fit_64_bits_are_written_as_those_that_do_not(scale):
+    kind = pa.decimal128(38, scale)
+    factor = 10 ** (-scale % 4)
+    most = (2**63 - 1) // factor
+    numbers = [0, 1, -1, 9_999, 10_000, -123_456_789, most, -most]
+    exact = decimal.Context(prec=38)
+    small = [decimal.Decimal(n).scaleb(-scale, exact) for n in numbers]
+    fitting = numeric_fields(pa.array([*small, None], kind))
+    for larger in (most + 1, -most - 1, 2**63, -(2**63) - 1, 10**38 - 1, 1 - 10**38):
+        beside = decimal.Decimal(larger).scaleb(-scale, exact)
+        all_of_them = numeric_fields(pa.array([*small, None, beside], kind))
+        assert all_of_them[:-1].tobytes() == fitting.tobytes()
+        assert all_of_them["sign"][-1] == (0x4000 if larger < 0 else 0)
+        digits = int("".join(f"{digit:04}" for digit in all_of_them["digits"][-1]))
+        assert digits == abs(larger) * factor
+
+
+def test_a_row_that_the_database_refuses_is_shown_from_among_those_that_waited():
+    def refuse(_table, _rows):
+        msg = "t.n in row 300 is refused"
+        raise ValueDoesNotFit(msg, table="t", column="n", row=300)
+
+    router = Router(lambda named: named, lambda _: [NUMBER], refuse, 1000)
+    router._waiting["t"] = _Waiting("t", 1000)
+    with pytest.raises(ValueDoesNotFit, match=r"row 300 \(value -300\)"):
+        router.feed(("t", (-n,)) for n in range(600))
+
+
+def test_what_giving_the_rows_raises_is_told_apart_from_loading_them():
+    def rows():
+        yield ("t", (1,))
+        raise KeyError("theirs")
+
+    noticed: list[Exception] = []
+    router = Router(lambda named: named, lambda _: [NUMBER], lambda *_: None, 10)
+    with pytest.raises(KeyError, match="theirs"):
+        router.feed(rows(), noticed.append)
+    assert [str(error) for error in noticed] == ["'theirs'"]
+    for bad in ([("t", "text")] * 20, ["no pair"]):
+        noticed.clear()
+        with pytest.raises((ColumnMismatch, ValidationError)):
+            router.feed(bad, noticed.append)
+        assert noticed == []

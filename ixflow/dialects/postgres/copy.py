@@ -51,6 +51,9 @@ _FIRST_MICROSECOND = _FIRST_DAY * 86_400_000_000
 # A batch is cut so that what is made of a piece stays in the processor's cache.
 _PIECE_BYTES = 4 << 20
 _PIECE_ROWS = 16_000
+# Small batches are made from Python objects, as a rule. Whoever makes them holds the interpreter,
+# so that a thread that encodes them would mostly wait for it.
+_FEW_ROWS = 4_096
 
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
@@ -59,10 +62,12 @@ Fields = list[Part]
 """The parts of one encoded field a row."""
 
 
-def copy_stream(batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> Iterator[bytes]:
+def copy_stream(
+    batches: Iterator[pa.RecordBatch], columns: Sequence[Column]
+) -> Iterator[bytes | memoryview]:
     """Yield the pieces of one COPY stream: header, rows, trailer."""
     yield HEADER
-    yield from one_ahead(lambda piece: _encoded(piece, columns), _pieces(batches))
+    yield from (_encoded(piece, columns) for piece in _pieces(batches))
     yield TRAILER
 
 
@@ -86,7 +91,7 @@ def _rows_per_piece(batch: pa.RecordBatch) -> int:
     return int(max(1, min(_PIECE_ROWS, _PIECE_BYTES // max(1, bytes_per_row))))
 
 
-def _encoded(piece: _Piece, columns: Sequence[Column]) -> bytes:
+def _encoded(piece: _Piece, columns: Sequence[Column]) -> bytes | memoryview:
     try:
         return encode(piece.batch, columns)
     except ValueDoesNotFit as error:
@@ -116,7 +121,7 @@ def one_ahead(work: Callable[[_Item], _Made], items: Iterator[_Item]) -> Iterato
             yield before.result()
 
 
-def encode(batch: pa.RecordBatch, columns: Sequence[Column]) -> bytes:
+def encode(batch: pa.RecordBatch, columns: Sequence[Column]) -> bytes | memoryview:
     """Encode a batch, whose columns have the given columns' types, as rows of the stream."""
     rows = batch.num_rows
     if rows == 0:

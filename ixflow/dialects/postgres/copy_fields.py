@@ -59,7 +59,7 @@ def sized(table: npt.NDArray[Any], nulls: npt.NDArray[np.bool_] | None) -> Recor
     return Records(table, nulls)
 
 
-def join_rows(parts: Sequence[Part], rows: int) -> bytes:
+def join_rows(parts: Sequence[Part], rows: int) -> memoryview:
     """Put the parts of all columns together, row by row."""
     joined = _joined_records(parts, rows)
     if len(joined) == 1:
@@ -72,10 +72,10 @@ def join_rows(parts: Sequence[Part], rows: int) -> bytes:
     )
 
 
-def _bytes_of(array: pa.Array) -> bytes:
+def _bytes_of(array: pa.Array) -> memoryview:
     offsets = np.frombuffer(array.buffers()[1], dtype=np.int64)
     first, last = offsets[array.offset], offsets[array.offset + len(array)]
-    return bytes(memoryview(array.buffers()[2])[first:last])
+    return memoryview(array.buffers()[2]).cast("B")[first:last]
 
 
 def _joined_records(parts: Sequence[Part], rows: int) -> list[pa.Array]:

@@ -96,7 +96,7 @@ class _Counter:
             yield batch
 
 
-def _send(conn: sa.Connection, statement: str, pieces: Iterable[bytes]) -> None:
+def _send(conn: sa.Connection, statement: str, pieces: Iterable[bytes | memoryview]) -> None:
     driver: Any = conn.connection.driver_connection
     send = _SENDERS.get(conn.dialect.driver)
     if send is None:
@@ -112,13 +112,13 @@ def _send(conn: sa.Connection, statement: str, pieces: Iterable[bytes]) -> None:
         raise refusal(sqlalchemy_error(conn, statement, error)) from error
 
 
-def _send_psycopg(driver: Any, statement: str, pieces: Iterable[bytes]) -> None:
+def _send_psycopg(driver: Any, statement: str, pieces: Iterable[bytes | memoryview]) -> None:
     with driver.cursor() as cursor, cursor.copy(statement) as copy:
         for piece in pieces:
             copy.write(piece)
 
 
-def _send_psycopg2(driver: Any, statement: str, pieces: Iterable[bytes]) -> None:
+def _send_psycopg2(driver: Any, statement: str, pieces: Iterable[bytes | memoryview]) -> None:
     source = _PieceFile(pieces)
     with driver.cursor() as cursor:
         try:
@@ -129,7 +129,7 @@ def _send_psycopg2(driver: Any, statement: str, pieces: Iterable[bytes]) -> None
             raise
 
 
-_SENDERS: dict[str, Callable[[Any, str, Iterable[bytes]], None]] = {
+_SENDERS: dict[str, Callable[[Any, str, Iterable[bytes | memoryview]], None]] = {
     "psycopg": _send_psycopg,
     "psycopg2": _send_psycopg2,
 }
@@ -138,9 +138,9 @@ _SENDERS: dict[str, Callable[[Any, str, Iterable[bytes]], None]] = {
 class _PieceFile:
     """An iterable of byte pieces as the file psycopg2 reads; remembers what the source raised."""
 
-    def __init__(self, pieces: Iterable[bytes]) -> None:
+    def __init__(self, pieces: Iterable[bytes | memoryview]) -> None:
         self._pieces = iter(pieces)
-        self._rest = b""
+        self._rest: bytes | memoryview = b""
         self.error: BaseException | None = None
 
     def read(self, size: int = -1) -> bytes:
@@ -155,4 +155,4 @@ class _PieceFile:
                 raise
         piece = self._rest if size < 0 else self._rest[:size]
         self._rest = b"" if size < 0 else self._rest[size:]
-        return piece
+        return bytes(piece)

@@ -19,6 +19,7 @@ _DIGITS = 4
 _NEGATIVE = 0x4000
 # Unscaled values up to this many digits fit int64, also after alignment to four digits.
 _INT64_DIGITS = 15
+_INT64_MOST = (1 << 63) - 1
 
 
 def numeric_fields(array: pa.Array) -> np.ndarray:
@@ -35,7 +36,7 @@ def numeric_fields(array: pa.Array) -> np.ndarray:
     table["scale"] = scale
     filled = pc.fill_null(array, pa.scalar(0, array.type)) if array.null_count else array
     factor = 10 ** (fraction * _DIGITS - scale)
-    if precision <= _INT64_DIGITS:
+    if precision <= _INT64_DIGITS or _fit_int64(filled, factor):
         negative, digits = _small(filled, factor, count)
     else:
         negative, digits = _large(filled, factor, count)
@@ -50,6 +51,18 @@ def _limbs(array: pa.Array) -> np.ndarray:
     width = array.type.byte_width // 4
     flat = np.frombuffer(array.buffers()[1], dtype="<u4")
     return flat[array.offset * width : (array.offset + len(array)) * width].reshape(-1, width)
+
+
+def _fit_int64(array: pa.Array, factor: int) -> bool:
+    """Say whether what the values are multiplied to fits, though their type has room for more."""
+    limbs = _limbs(array)
+    low = np.ascontiguousarray(limbs[:, :2]).view("<i8").reshape(-1)
+    # The limbs above only repeat the sign of those below.
+    sign = (low >> 63).astype("<u4")
+    if any((limbs[:, place] != sign).any() for place in range(2, limbs.shape[1])):
+        return False
+    most = _INT64_MOST // factor
+    return not len(low) or bool(low.min() >= -most and low.max() <= most)
 
 
 def _small(array: pa.Array, factor: int, count: int) -> tuple[np.ndarray, list[np.ndarray]]:

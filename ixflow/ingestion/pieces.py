@@ -1,0 +1,94 @@
+"""Rows that wait for one table, kept as columns.
+
+Rows become columns a few hundred at a time, while they are still in the processor's cache: later
+that takes four times as long. They also are gone before Python's garbage collector looks at them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from ixflow.dialects.moments import is_moments
+from ixflow.values import Column
+
+__all__ = ["CHUNK_ROWS", "Piece", "in_slices"]
+
+CHUNK_ROWS = 256
+"""How many rows become columns at once."""
+# The database works on one slice while the next is converted. What is left for the end, when
+# nobody converts any more, is small.
+_SLICE_ROWS = 10 * CHUNK_ROWS
+
+
+class Piece:
+    """Columns of rows, in slices; ``rows`` counts them.
+
+    >>> piece = Piece(2)
+    >>> piece.add([(1, "a"), (2, "b")])
+    >>> piece.add([(3, "c")])
+    >>> piece.slices, piece.rows, piece.value(2, 1)
+    ([[[1, 2, 3], ['a', 'b', 'c']]], 3, 'c')
+    """
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.rows = 0
+        self.slices: list[list[list[Any]]] = []
+        self._room = 0
+
+    def add(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Take rows that all have the width."""
+        if self._room <= 0:
+            self.slices.append([[] for _ in range(self.width)])
+            self._room = _SLICE_ROWS
+        for column, values in zip(self.slices[-1], zip(*rows, strict=True), strict=True):
+            column.extend(values)
+        self.rows += len(rows)
+        self._room -= len(rows)
+
+    def value(self, row: int, place: int) -> Any:
+        """Find a value again."""
+        return next(itertools.islice(self._column(place), row, None))
+
+    def kinds(self, place: int) -> set[type]:
+        """Name the types of a column's values."""
+        return set(map(type, self._column(place)))
+
+    def _column(self, place: int) -> Iterator[Any]:
+        return itertools.chain.from_iterable(columns[place] for columns in self.slices)
+
+    def whole(self) -> list[list[Any]]:
+        """Give all columns at once."""
+        return [list(self._column(place)) for place in range(self.width)]
+
+
+def in_slices(
+    piece: Piece,
+    columns: Sequence[Column],
+    convert: Callable[[Sequence[Sequence[Any]], int], pa.RecordBatch],
+) -> pa.RecordBatchReader:
+    """Convert columns while they are read; ``convert`` gets some rows and the number of the first.
+
+    All slices have the same types: moments of which one is a text, and so may be infinite, are
+    converted at once.
+    """
+    slices = piece.slices
+    if any(_has_text(piece, n) for n, column in enumerate(columns) if is_moments(column.type)):
+        slices = [piece.whole()]
+    first = convert(slices[0], 0)
+
+    def others() -> Iterator[pa.RecordBatch]:
+        start = first.num_rows
+        for some in slices[1:]:
+            yield convert(some, start)
+            start += len(some[0])
+
+    return pa.RecordBatchReader.from_batches(first.schema, itertools.chain([first], others()))
+
+
+def _has_text(piece: Piece, place: int) -> bool:
+    return any(issubclass(kind, str) for kind in piece.kinds(place))
