@@ -286,6 +286,14 @@ class Dialect(Queries, Checksums, ABC):
         Columns of the table that are not named get their defaults.
         """
 
+    def takes_first_rows(self, conn: sa.Connection, table: TableName) -> bool:
+        """Say whether rows may be loaded straight into a table with a key, since it has none yet.
+
+        A row that must not be there is then refused at once, and nothing but a key needs a look.
+        """
+        del conn, table
+        return False
+
     @abstractmethod
     def merge(
         self,

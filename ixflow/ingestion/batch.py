@@ -6,50 +6,33 @@ import contextlib
 import functools
 import logging
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from ixflow.dialects import dialect_of, run
-from ixflow.errors import ValidationError, ValueDoesNotFit
+from ixflow.errors import ValidationError
 from ixflow.ingestion import replacement
 from ixflow.ingestion.checks import RowCheck, sift
 from ixflow.ingestion.missing import GivenKeys
-from ixflow.ingestion.nested import flat
 from ixflow.ingestion.options import Arrival, TableCounts
+from ixflow.ingestion.pieces import Slices
 from ixflow.ingestion.proof import Prover
-from ixflow.ingestion.replacement import Replacement
 from ixflow.ingestion.router import Router, is_sql
-from ixflow.ingestion.troubles import in_table
+from ixflow.ingestion.target import Target, add_waiting, append_rows, copy_rows, make_stage
 from ixflow.tables import declared
-from ixflow.tables.arrow import as_reader
-from ixflow.tables.load import conform
+from ixflow.tables.arrow import is_reusable
 from ixflow.values import Column, TableName
 
 __all__ = ["BatchWriter"]
 
 _log = logging.getLogger("ixflow")
 
-
-@dataclass(slots=True)
-class _Target:
-    """Where the rows of one table go in this batch."""
-
-    table: sa.Table
-    columns: tuple[Column, ...]
-    load_into: TableName
-    stage: TableName | None = None
-    """A temporary table that is merged into the live one by key; None: rows go straight in."""
-    new: Replacement | None = None
-    merges: bool = False
-    """Rows are upserted; else they are only added."""
-    rows: int = 0
-    straight: int = 0
-    """Those of the rows that did not wait for a merge."""
+# Each piece that goes straight in has a savepoint of its own. PostgreSQL keeps 64 transactions
+# within one at hand; with more, other sessions have to look up whose rows are whose.
+_TRIES = 60
 
 
 class BatchWriter:
@@ -91,7 +74,7 @@ class BatchWriter:
         self._around_swap = around_swap
         self._log = log
         self._settled = False
-        self._targets: dict[sa.Table, _Target] = {}
+        self._targets: dict[sa.Table, Target] = {}
         self._pending: dict[str, TableCounts] = {}
         self._binders = {t: declared.binders(t, conn.dialect) for t in self.tables}
         self._by_name = {declared.name_of(table): table for table in tables}
@@ -193,7 +176,7 @@ class BatchWriter:
                 total.arrival = (total.arrival or Arrival()) + counts.arrival
             total.replaced_because = total.replaced_because or counts.replaced_because
 
-    def _target(self, table: sa.Table) -> _Target:
+    def _target(self, table: sa.Table) -> Target:
         dialect, name = dialect_of(self.conn), declared.name_of(table)
         why = () if self._settled else replacement.reasons(self.conn, table, delete=self._delete)
         merges = self._upsert and len(table.primary_key.columns) > 0
@@ -207,10 +190,10 @@ class BatchWriter:
                 )
             counts = self._pending[str(name)]
             counts.replaced_because, counts.deleted = why, new.dropped_rows
-            target = _Target(table, new.columns, new.name, new=new)
+            target = Target(table, new.columns, new.name, new=new)
         else:
             columns = declared.stored(table, dialect.columns(self.conn, name))
-            target = _Target(table, columns, name)
+            target = Target(table, columns, name)
         waits = bool(self._checks[table])
         if self._prover is not None:
             target.columns = self._prover.begin(table, target.columns, sifts=waits)
@@ -220,25 +203,17 @@ class BatchWriter:
                 replacement.build_key(self.conn, target.new, upsert=self._upsert)
             merges = merges and not target.new.late_key
         target.merges = merges
-        if merges or waits:
-            target.stage = self._stage(target.columns)
+        if merges and not waits and self._is_first(target):
+            target.tries = _TRIES
+        elif merges or waits:
+            target.stage = make_stage(self.conn, target.columns)
         return target
 
-    def _stage(self, columns: Sequence[Column]) -> TableName:
-        dialect = dialect_of(self.conn)
-        name = f"_ixflow_stage_{uuid.uuid4().hex[:16]}"
-        staged = dialect.staged(columns)
-        bare = [replace(column, nullable=True, key_position=None) for column in staged]
-        dialect.create_table(self.conn, TableName(name), bare, temporary=True)
-        return TableName(name, dialect.temporary_schema)
-
-    def _copied(self, target: _Target) -> TableName:
-        """Copy what a new table has got straight, to tell later what gave way to other rows."""
-        dialect, kept = dialect_of(self.conn), self._stage(target.columns)
-        names = dialect.column_list(column.name for column in target.columns)
-        rows = f"SELECT {names} FROM {dialect.qualified(target.load_into)}"
-        run(self.conn, f"INSERT INTO {dialect.qualified(kept)} {rows}")
-        return kept
+    def _is_first(self, target: Target) -> bool:
+        """Say whether rows may go straight into the live table, because it has none."""
+        if target.new is not None or self._given is not None or self._prover is not None:
+            return False
+        return dialect_of(self.conn).takes_first_rows(self.conn, target.load_into)
 
     def _match(self, named: Any) -> sa.Table | None:
         if not isinstance(named, sa.Table):
@@ -256,31 +231,40 @@ class BatchWriter:
         if is_sql(data):
             target.rows += self._insert(target, data)
             return
-        name = str(declared.name_of(table))
-        chosen, reader = conform(
-            flat(as_reader(data), target.columns, table=name),
-            target.columns,
-            table=name,
-            infinite_moments=dialect_of(self.conn).infinite_moments,
-        )
-        if self._prover is not None:
-            reader = self._prover.watch(table, chosen, reader)
-        dialect, place = dialect_of(self.conn), target.load_into
-        if target.stage is not None:
-            place, chosen = target.stage, dialect.staged(chosen)
+        if target.tries:
+            if self._loaded_straight(target, data):
+                target.tries -= 1
+                return
+            target.tries, target.stage = 0, make_stage(self.conn, target.columns)
+        self._count(target, append_rows(self.conn, target, data, self._prover))
+
+    def _loaded_straight(self, target: Target, data: Any) -> bool:
+        """Load into a table that had no rows, which costs half of a merge.
+
+        False: it has to be a merge, since a row was refused, such as the second of a key, or could
+        not be had again then. Nothing is there of the data.
+        """
+        if not (isinstance(data, Slices) or is_reusable(data)) or target.tries == 1:
+            return False
         try:
-            count = dialect.load(self.conn, place, chosen, reader)
-        except ValueDoesNotFit as error:
-            told = in_table(error, name)
-            if told is error:
+            with self.conn.begin_nested():
+                count = append_rows(self.conn, target, data, self._prover)
+        except sa.exc.DBAPIError as error:
+            if error.connection_invalidated:
                 raise
-            raise told from error
+            # Merging meets it again, and says which row it is.
+            return False
+        self._count(target, count)
+        return True
+
+    def _count(self, target: Target, count: int) -> None:
         target.rows += count
         if _is_milestone(target.rows - count, target.rows):
+            name = declared.name_of(target.table)
             self._log.info("%d rows for %s so far in this batch", target.rows, name)
         target.straight += 0 if target.stage is not None else count
 
-    def _insert(self, target: _Target, statement: Any) -> int:
+    def _insert(self, target: Target, statement: Any) -> int:
         """Let the server find the rows: SQL that gives all columns in their order.
 
         INSERT fills gaps that COPY has left, so the place of a row would no longer tell which of
@@ -293,12 +277,14 @@ class BatchWriter:
             )
             self._count_removed(target, removed)
             if self._prover is not None:
-                self._prover.keep(target.table, self._copied(target))
-            target.stage, target.merges = self._stage(target.columns), True
+                self._prover.keep(target.table, copy_rows(self.conn, target))
+            target.stage, target.merges = make_stage(self.conn, target.columns), True
         elif target.stage is not None:
             self._merge(target)
+        elif target.tries:
+            target.tries, target.stage = 0, make_stage(self.conn, target.columns)
         elif self._prover is not None:
-            target.stage = self._stage(target.columns)
+            target.stage = make_stage(self.conn, target.columns)
         place = dialect_of(self.conn).qualified(target.stage or target.load_into)
         raw: Any = self.conn.connection.driver_connection
         count = run(self.conn, f"INSERT INTO {place} {statement.as_string(raw)}").rowcount
@@ -310,12 +296,12 @@ class BatchWriter:
             target.straight += count
         return count
 
-    def _merge(self, target: _Target) -> None:
+    def _merge(self, target: Target) -> None:
         """Merge what waits into the live table, and wait for more in a new one."""
         self._merge_last(target)
-        target.stage = self._stage(target.columns)
+        target.stage = make_stage(self.conn, target.columns)
 
-    def _merge_last(self, target: _Target) -> None:
+    def _merge_last(self, target: Target) -> None:
         dialect, counts = dialect_of(self.conn), self._counts(target)
         if target.stage is None:
             return
@@ -338,29 +324,12 @@ class BatchWriter:
             counts.updated += done.updated
             counts.unchanged += done.unchanged
         else:
-            counts.inserted += self._add(target, target.stage)
+            counts.inserted += add_waiting(self.conn, target, target.stage, self._prover)
         if self._prover is None:
             run(self.conn, f"DROP TABLE {dialect.qualified(target.stage)}")
         target.stage = None
 
-    def _add(self, target: _Target, stage: TableName) -> int:
-        """Add what waited to a table without upserting."""
-        dialect = dialect_of(self.conn)
-        names = dialect.column_list(column.name for column in target.columns)
-        values = ", ".join(
-            f"CAST({dialect.quote(c.name)} AS {dialect.assigned_type(c.sql_type)})"
-            for c in target.columns
-        )
-        into, source = dialect.qualified(target.load_into), dialect.qualified(stage)
-        statement = (
-            f"INSERT INTO {into} ({names}) {dialect.overriding}SELECT {values} FROM {source}"
-        )
-        keyed = bool(target.table.primary_key.columns)
-        if self._prover is None or keyed:
-            return run(self.conn, statement).rowcount
-        return self._prover.add(target.table, target.load_into, statement)
-
-    def _remember(self, target: _Target, rows: TableName) -> None:
+    def _remember(self, target: Target, rows: TableName) -> None:
         if self._given is not None:
             self._given.remember(target.table, rows, target.columns)
 
@@ -376,15 +345,15 @@ class BatchWriter:
             if self._prover is not None:
                 self._given.prove_deleted(table)
 
-    def _counts(self, target: _Target) -> TableCounts:
+    def _counts(self, target: Target) -> TableCounts:
         return self._pending[str(declared.name_of(target.table))]
 
-    def _count_removed(self, target: _Target, removed: int) -> None:
+    def _count_removed(self, target: Target, removed: int) -> None:
         """Count rows that gave way to later ones with their key as updates."""
         self._counts(target).inserted -= removed
         self._counts(target).updated += removed
 
-    def _finish(self, target: _Target) -> None:
+    def _finish(self, target: Target) -> None:
         self._merge_last(target)
         self._counts(target).inserted += target.straight
         if target.new is not None:
@@ -395,7 +364,7 @@ class BatchWriter:
             )
             self._count_removed(target, removed)
 
-    def _look_first(self, target: _Target) -> Callable[[], None]:
+    def _look_first(self, target: Target) -> Callable[[], None]:
         """Say what to do before rows of a new table give way to others."""
         prover, new = self._prover, target.new
         if prover is None or new is None:

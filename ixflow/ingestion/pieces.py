@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow as pa
 from ixflow.dialects.moments import is_moments
 from ixflow.values import Column
 
-__all__ = ["CHUNK_ROWS", "Piece", "in_slices"]
+__all__ = ["CHUNK_ROWS", "Piece", "Slices"]
 
 CHUNK_ROWS = 256
 """How many rows become columns at once."""
@@ -66,28 +67,37 @@ class Piece:
         return [list(self._column(place)) for place in range(self.width)]
 
 
-def in_slices(
-    piece: Piece,
-    columns: Sequence[Column],
-    convert: Callable[[Sequence[Sequence[Any]], int], pa.RecordBatch],
-) -> pa.RecordBatchReader:
-    """Convert columns while they are read; ``convert`` gets some rows and the number of the first.
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """A piece that is converted while it is read, which can be done again.
 
-    All slices have the same types: moments of which one is a text, and so may be infinite, are
-    converted at once.
+    ``convert`` gets the columns of some rows and the number of the first.
     """
-    slices = piece.slices
-    if any(_has_text(piece, n) for n, column in enumerate(columns) if is_moments(column.type)):
-        slices = [piece.whole()]
-    first = convert(slices[0], 0)
 
-    def others() -> Iterator[pa.RecordBatch]:
-        start = first.num_rows
-        for some in slices[1:]:
-            yield convert(some, start)
-            start += len(some[0])
+    piece: Piece
+    columns: Sequence[Column]
+    convert: Callable[[Sequence[Sequence[Any]], int], pa.RecordBatch]
 
-    return pa.RecordBatchReader.from_batches(first.schema, itertools.chain([first], others()))
+    def reader(self) -> pa.RecordBatchReader:
+        """Convert from the beginning.
+
+        All slices have the same types: moments of which one is a text, and so may be infinite,
+        are converted at once.
+        """
+        slices = self.piece.slices
+        moments = (n for n, column in enumerate(self.columns) if is_moments(column.type))
+        if any(_has_text(self.piece, place) for place in moments):
+            slices = [self.piece.whole()]
+        first = self.convert(slices[0], 0)
+
+        def others() -> Iterator[pa.RecordBatch]:
+            start = first.num_rows
+            for some in slices[1:]:
+                yield self.convert(some, start)
+                start += len(some[0])
+
+        batches = itertools.chain([first], others())
+        return pa.RecordBatchReader.from_batches(first.schema, batches)
 
 
 def _has_text(piece: Piece, place: int) -> bool:

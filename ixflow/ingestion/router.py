@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ixflow.dialects.cast import counted_from
 from ixflow.errors import ValidationError, ValueDoesNotFit
-from ixflow.ingestion.pieces import CHUNK_ROWS, Piece, in_slices
+from ixflow.ingestion.pieces import CHUNK_ROWS, Piece, Slices
 from ixflow.ingestion.rows import Binder, checked_rows, columns_to_arrow
 from ixflow.tables.arrow import is_arrow_like
 from ixflow.values import Column
@@ -29,7 +29,7 @@ _WEIGHED = 16
 _SMALL_VALUE = 16
 
 Sink = Callable[[Any, Any], None]
-"""Takes a table of the metadata and something Arrow-like, or SQL, and loads it."""
+"""Takes a table of the metadata and slices of rows, something Arrow-like, or SQL, and loads it."""
 
 
 class Router:
@@ -176,7 +176,7 @@ class Router:
             return columns_to_arrow(some, columns, str(table), start, binders)
 
         try:
-            self._sink(table, in_slices(piece, columns, convert))
+            self._sink(table, Slices(piece, columns, convert))
         except ValueDoesNotFit as error:
             told = _with_value(error, piece, [column.name for column in columns])
             raise counted_from(told, first) from error.__cause__

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ixflow.errors import UnsupportedType
 
-__all__ = ["as_reader", "is_arrow_like"]
+__all__ = ["as_reader", "is_arrow_like", "is_reusable"]
 
 
 def is_arrow_like(data: Any) -> bool:
@@ -52,6 +52,19 @@ def as_reader(data: Any) -> pa.RecordBatchReader:
     kind = f"{type(data).__module__}.{type(data).__qualname__}"
     msg = f"cannot read rows from a {kind}; give a frame or table that speaks Arrow"
     raise UnsupportedType(msg, type=kind)
+
+
+def is_reusable(data: Any) -> bool:
+    """Say whether what it gives can be read again, which holds for what has its rows in memory.
+
+    >>> is_reusable(pa.table({"id": [1]})), is_reusable(pa.table({"id": [1]}).to_reader())
+    (True, False)
+    """
+    if isinstance(data, (pa.Table, pa.RecordBatch)):
+        return True
+    kind = type(data)
+    package = kind.__module__.partition(".")[0]
+    return kind.__name__ == "DataFrame" and package in ("pandas", "polars")
 
 
 def _lazy_reader(frame: Any) -> pa.RecordBatchReader:

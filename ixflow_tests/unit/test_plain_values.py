@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import functools
 import zoneinfo
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from ixflow.dialects.postgres.copy import encode, one_ahead
 from ixflow.dialects.postgres.numeric import numeric_fields
 from ixflow.errors import ColumnMismatch, ValidationError, ValueDoesNotFit
-from ixflow.ingestion.pieces import Piece, in_slices
+from ixflow.ingestion.pieces import Piece, Slices
 from ixflow.ingestion.plain_values import plain_array
 from ixflow.ingestion.router import Router, _Waiting
 from ixflow.ingestion.rows import columns_to_arrow
@@ -74,7 +75,7 @@ def test_what_is_odd_or_does_not_fit_is_left_to_the_careful_way(values, type_):
 
 def test_a_bad_value_behind_the_first_slice_is_named_with_its_row():
     def read(_table, rows):
-        rows.read_all()
+        rows.reader().read_all()
 
     router = Router(lambda named: named, lambda _: [NUMBER], read, 10_000)
     given = (("t", (n if n != 19_999 else "x",)) for n in range(20_000))
@@ -86,7 +87,7 @@ def test_rows_wait_for_their_table_and_come_in_its_order():
     seen: dict[str, list[int]] = {"a": [], "b": []}
 
     def read(table, rows):
-        seen[table].extend(rows.read_all().column("n").to_pylist())
+        seen[table].extend(rows.reader().read_all().column("n").to_pylist())
 
     router = Router(lambda n: n if n in seen else None, lambda _: [NUMBER], read, 100)
     rows = [("ab"[n % 2], (n,) if n % 3 else [n]) for n in range(1000)]
@@ -102,9 +103,8 @@ def test_slices_have_one_type_also_where_a_moment_is_infinite():
     piece = Piece(1)
     for start in range(0, len(rows), 250):
         piece.add(rows[start : start + 250])
-    made = in_slices(
-        piece, [column], lambda some, n: columns_to_arrow(some, [column], "t", n, {})
-    ).read_all()
+    convert = functools.partial(columns_to_arrow, columns=[column], table="t", binders={})
+    made = Slices(piece, [column], lambda some, n: convert(some, first_row=n)).reader().read_all()
     assert made.num_rows == 6001
     assert str(made.column("at")[6000].as_py()) == "infinity"
 

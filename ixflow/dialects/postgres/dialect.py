@@ -31,7 +31,7 @@ from ixflow.dialects.postgres.database import create_database
 from ixflow.dialects.postgres.hold import hold_tables, is_transient, moment
 from ixflow.dialects.postgres.keys import estimated_rows, probing, split_keys
 from ixflow.dialects.postgres.load import is_copied, load
-from ixflow.dialects.postgres.merge import merge
+from ixflow.dialects.postgres.merge import merge, takes_first_rows
 from ixflow.dialects.postgres.reader import PostgresReader, open_reader
 from ixflow.dialects.postgres.visit import connect_options
 from ixflow.dialects.ranges import SplitKey
@@ -272,6 +272,10 @@ class PostgresDialect(PostgresChecksums, Dialect):
     ) -> int:
         """Append the reader's rows by binary COPY; types it does not write go through text."""
         return load(self, conn, table, columns, reader)
+
+    def takes_first_rows(self, conn: sa.Connection, table: TableName) -> bool:
+        """Say whether rows may go straight into a table with a key, since it has none yet."""
+        return takes_first_rows(conn, self.qualified(table))
 
     def merge(
         self,
