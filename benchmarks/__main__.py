@@ -28,6 +28,8 @@ CASES = (
     "ingest_upserts",
     "ingest_interleaved",
     "ingest_flat",
+    "flow_frames",
+    "flow_tasks",
     "mysql",
 )
 _ROWS = 1_000_000

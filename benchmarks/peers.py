@@ -27,6 +27,7 @@ PEERS: dict[str, str] = {
     "duckdb": "duckdb_extension_postgres_scanner",
     "ixtract": "ixtract",
     "pg-bulk-ingest": "pg_bulk_ingest",
+    "pipedag": "pydiverse.pipedag",
 }
 """What peers are called, and the module that their environment has."""
 
