@@ -5,6 +5,15 @@ The Dagster surface is in `ixflow.dagster`; everything here works without it.
 
 from __future__ import annotations
 
+from ixflow.engine import (
+    DaskEngine,
+    OrchestrationEngine,
+    PrefectEngine,
+    PrefectOneEngine,
+    PrefectTwoEngine,
+    SequentialEngine,
+    ThreadedEngine,
+)
 from ixflow.errors import (
     ArrivalDiffers,
     AuditFailed,
@@ -24,6 +33,7 @@ from ixflow.errors import (
     LockNotAvailable,
     NoConfiguration,
     NoConnectionLeft,
+    NoStageLockContext,
     NotRecommendedError,
     OutputNotWritable,
     PlanCorruptionError,
@@ -88,16 +98,34 @@ from ixflow.pipeline.auto_version import AUTO_VERSION
 from ixflow.pipeline.basic_config import create_basic_pipedag_config
 from ixflow.pipeline.blob import Blob
 from ixflow.pipeline.blob_store import FileBlobStore, NoBlobStore
-from ixflow.pipeline.config import ConfigContext
+from ixflow.pipeline.config import ConfigContext, StageCommitTechnique
 from ixflow.pipeline.containers import ExternalTableReference, Table
 from ixflow.pipeline.flow import Flow
+from ixflow.pipeline.locks import (
+    BaseLockManager,
+    DatabaseLockManager,
+    FileLockManager,
+    LockState,
+    NoLockManager,
+    StageLockContext,
+    ZooKeeperLockManager,
+)
 from ixflow.pipeline.materialize import materialize
+from ixflow.pipeline.parquet_cache import ParquetTableCache
 from ixflow.pipeline.pipedag_config import PipedagConfig
 from ixflow.pipeline.raw_sql import RawSql
 from ixflow.pipeline.result import Result
-from ixflow.pipeline.run import run_stage
 from ixflow.pipeline.stage import Stage
+from ixflow.pipeline.stage_run import run_stage
+from ixflow.store.dialect_stores import (
+    DuckDBTableStore,
+    IBMDB2TableStore,
+    MSSqlTableStore,
+    PostgresTableStore,
+)
+from ixflow.store.diff import RowChange, StageDiff, TableDiff
 from ixflow.store.sql_store import SQLTableStore
+from ixflow.store.versions import Rollback, StageVersion
 from ixflow.tables.cursor import Cursor
 
 __version__ = "0.1.0"
@@ -108,6 +136,7 @@ __all__ = [
     "ArrivalDiffers",
     "AuditFailed",
     "AuditResult",
+    "BaseLockManager",
     "Blob",
     "CacheError",
     "CheckFailed",
@@ -117,8 +146,11 @@ __all__ = [
     "CostConfig",
     "CostEstimate",
     "Cursor",
+    "DaskEngine",
     "DataError",
+    "DatabaseLockManager",
     "Delete",
+    "DuckDBTableStore",
     "DuplicateNameError",
     "DuplicatePartitionError",
     "Exclusive",
@@ -128,10 +160,12 @@ __all__ = [
     "ExternalTableReference",
     "ExtractionIntent",
     "FileBlobStore",
+    "FileLockManager",
     "Flow",
     "FlowError",
     "ForceExecute",
     "HighWatermark",
+    "IBMDB2TableStore",
     "Inclusive",
     "IngestError",
     "IngestResult",
@@ -139,24 +173,37 @@ __all__ = [
     "IxtractError",
     "LockError",
     "LockNotAvailable",
+    "LockState",
+    "MSSqlTableStore",
     "Missing",
     "NoBlobStore",
     "NoConfiguration",
     "NoConnectionLeft",
+    "NoLockManager",
+    "NoStageLockContext",
     "NotRecommendedError",
     "OnDuplicate",
+    "OrchestrationEngine",
     "OutputNotWritable",
     "Overlap",
+    "ParquetTableCache",
     "PipedagConfig",
     "PlanCorruptionError",
     "PlanResult",
+    "PostgresTableStore",
+    "PrefectEngine",
+    "PrefectOneEngine",
+    "PrefectTwoEngine",
     "RawSql",
     "ReadNotAllowed",
     "ReplacementRefused",
     "Result",
+    "Rollback",
+    "RowChange",
     "RowCheck",
     "RuntimeContext",
     "SQLTableStore",
+    "SequentialEngine",
     "Settled",
     "SnapshotTooOld",
     "SnapshotUnavailable",
@@ -164,12 +211,18 @@ __all__ = [
     "SourceProfile",
     "SourceUnavailable",
     "Stage",
+    "StageCommitTechnique",
+    "StageDiff",
     "StageError",
+    "StageLockContext",
+    "StageVersion",
     "StateUnavailable",
     "StatementTimeout",
     "Table",
+    "TableDiff",
     "TableNotFound",
     "TaskError",
+    "ThreadedEngine",
     "TooManyMissing",
     "UnsupportedDatabase",
     "UnsupportedPlanVersion",
@@ -180,6 +233,7 @@ __all__ = [
     "ValueDoesNotFit",
     "VersionResult",
     "Visibility",
+    "ZooKeeperLockManager",
     "audit",
     "create_basic_pipedag_config",
     "execute",

@@ -17,7 +17,7 @@ IxflowError (IxtractError)
 │   └── ColumnMismatch               ... missing or surplus columns
 ├── SourceUnavailable                try again later: the database cannot be reached or refuses us
 │   └── NoConnectionLeft             ... our own runs on this machine use all it may give us
-├── LockNotAvailable                 try again later: other sessions hold the table
+├── LockNotAvailable                 try again later: others hold the table, or the stage's lock
 ├── SourceLimitReached               mend the source's or the intent's setting that is named
 │   ├── StatementTimeout             ... a query took longer than it may
 │   └── SnapshotTooOld               ... the snapshot was open for longer than it may
@@ -38,7 +38,8 @@ IxflowError (IxtractError)
 │   └── DuplicatePartitionError      ... a version has the rows of the one before
 ├── TaskError                        look at the cause: the user's task raised
 ├── CacheError                       run the producing task: a stored result is missing
-└── LockError                        a stage lock was lost or is held against the rules
+└── LockError                        a stage lock was lost, or is needed and not held
+    └── NoStageLockContext           ... none is open (LookupError)
 
 The docstring is the default message; fields say which object is meant. No text ever holds a
 credential: whoever builds a message from a driver's words passes them through
@@ -69,6 +70,7 @@ __all__ = [
     "LockNotAvailable",
     "NoConfiguration",
     "NoConnectionLeft",
+    "NoStageLockContext",
     "NotRecommendedError",
     "OutputNotWritable",
     "PlanCorruptionError",
@@ -191,7 +193,7 @@ class NoConnectionLeft(SourceUnavailable):
 
 
 class LockNotAvailable(IxflowError):
-    """Other sessions held the table for longer than the limit."""
+    """Others held the table, or the lock of the stage, for longer than the limit."""
 
 
 class SourceLimitReached(IxflowError):
@@ -276,3 +278,7 @@ class CacheError(IxflowError):
 
 class LockError(IxflowError):
     """A stage lock was lost, or is needed and not held."""
+
+
+class NoStageLockContext(LockError, LookupError):
+    """No `StageLockContext` is open."""

@@ -26,6 +26,7 @@ from ixflow_tests.object_stores import (
 )
 from ixflow_tests.servers import MariaDBServer, PostgresServer, database_versions, make_engine
 from ixflow_tests.sqlserver import URL_VARIABLE, SQLServer, named_server
+from ixflow_tests.zookeeper import ZooKeeperServer
 
 hypothesis.settings.register_profile(
     "ixflow",
@@ -164,6 +165,13 @@ def fresh_sqlite(tmp_path: Path) -> Iterator[sa.Engine]:
     engine = make_engine(f"sqlite:///{tmp_path}/fresh.sqlite")
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def zookeeper_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZooKeeperServer]:
+    """Give a running ZooKeeper."""
+    with ZooKeeperServer(tmp_path_factory.mktemp("zookeeper")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,12 @@ import sqlalchemy as sa
 
 from ixflow.dialects import dialect_of
 from ixflow.secrets import redact_url
+from ixflow.store.lineage import ColumnSource
 from ixflow.values import Column, TableName
 
 __all__ = [
     "asset_key",
+    "column_lineage",
     "column_schema",
     "file_metadata",
     "place_metadata",
@@ -62,6 +64,26 @@ def column_schema(columns: Sequence[Column]) -> dg.TableSchema:
             for column in columns
         ]
     )
+
+
+def column_lineage(
+    lineage: Mapping[str, Sequence[ColumnSource] | None], stages: Mapping[str, str]
+) -> dg.TableColumnLineage | None:
+    """Say which columns feed which; ``stages`` maps the schemas of stages to their names.
+
+    Columns of which it is not known are left out; None if it is known of none.
+    """
+    known = {name: sources for name, sources in lineage.items() if sources is not None}
+    deps = {
+        name: [
+            dg.TableColumnDep(
+                asset_key(stages.get(one.schema or "", one.schema), one.table), one.column
+            )
+            for one in sources
+        ]
+        for name, sources in known.items()
+    }
+    return dg.TableColumnLineage(deps_by_column=deps) if deps else None
 
 
 def table_uri(url: sa.URL, table: TableName) -> str:

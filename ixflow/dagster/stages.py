@@ -14,15 +14,16 @@ import dagster as dg
 import pyarrow as pa
 
 from ixflow.dagster.failures import as_failure, failures
-from ixflow.dagster.metadata import asset_key, table_metadata, word
+from ixflow.dagster.metadata import asset_key, column_lineage, table_metadata, word
 from ixflow.dagster.table_store import WAREHOUSE, SQLTableStoreResource, key_and_kinds, storage
 from ixflow.errors import AuditFailed, FlowError
 from ixflow.events import Event, TaskFinished
 from ixflow.pipeline.audit import Audit, AuditOutcome
+from ixflow.pipeline.blob_store import BlobStore
 from ixflow.pipeline.flow import Flow
 from ixflow.pipeline.result import StageResult, TableResult, TaskState
-from ixflow.pipeline.run import audit_published, run_stage
 from ixflow.pipeline.stage import Stage
+from ixflow.pipeline.stage_run import audit_published, run_stage
 from ixflow.pipeline.task import Task
 from ixflow.values import Column, TableName
 
@@ -38,6 +39,7 @@ def flow_definitions(
     retry_policy: dg.RetryPolicy | None = None,
     io_manager_key: str | None = None,
     max_workers: int = 4,
+    blob_store: BlobStore | None = None,
     executor: dg.ExecutorDefinition | None = None,
 ) -> dg.Definitions:
     """Give the definitions of a flow: a multi-asset a stage, a job of all of them.
@@ -50,6 +52,7 @@ def flow_definitions(
         retry_policy: For every stage. A retry takes over the tables that were done.
         io_manager_key: The IO manager through which downstream assets load the tables.
         max_workers: How many tasks of a stage run at a time.
+        blob_store: Where blobs are kept, such as a `FileBlobStore` on a disk that every step sees.
         executor: How Dagster runs the steps of the job.
 
     Raises:
@@ -68,6 +71,7 @@ def flow_definitions(
             retry_policy=retry_policy,
             io_manager_key=io_manager_key,
             max_workers=max_workers,
+            blob_store=blob_store,
         )
         for stage in flow.stages.values()
         if any(_names(task) for task in stage.tasks)
@@ -87,6 +91,7 @@ def stage_assets(
     retry_policy: dg.RetryPolicy | None = None,
     io_manager_key: str | None = None,
     max_workers: int = 4,
+    blob_store: BlobStore | None = None,
 ) -> dg.AssetsDefinition:
     """Give the multi-asset of one stage; see `flow_definitions` for the arguments."""
     if stage.outer is not None:
@@ -125,7 +130,9 @@ def stage_assets(
         if not names:
             yield from _only_checks(context, stage, resource)
             return
-        yield from _materialize(context, stage, resource, names, max_workers)
+        yield from _materialize(
+            context, stage, resource, names, max_workers=max_workers, blob_store=blob_store
+        )
 
     return _stage
 
@@ -140,7 +147,9 @@ def _materialize(
     stage: Stage,
     resource: SQLTableStoreResource,
     names: set[str],
+    *,
     max_workers: int,
+    blob_store: BlobStore | None,
 ) -> Iterator[Any]:
     everything = names == set(stage.output_names)
     try:
@@ -151,6 +160,7 @@ def _materialize(
                 transaction_id=context.run.root_run_id or context.run.run_id,
                 tables=None if everything else names,
                 max_workers=max_workers,
+                blobs=blob_store,
                 on_event=lambda event: context.log.info("%s", _said(event)),
             )
     except AuditFailed as error:
@@ -181,12 +191,17 @@ def _event(
     stage: Stage, resource: SQLTableStoreResource, result: StageResult, table: TableResult
 ) -> dg.MaterializeResult[Any]:
     valid = table.state is TaskState.CACHE_VALID
-    extra = {
+    extra: dict[str, Any] = {
         "ixflow/stage_version": result.version,
         "ixflow/state": str(table.state),
         "ixflow/cache_hits": int(valid),
         "ixflow/seconds": round(table.seconds, 3),
     }
+    store = resource.store()
+    flow_stages = [] if stage.flow is None else stage.flow.stages
+    stages = {store.schema(name): name for name in [stage.name, *flow_stages]}
+    if (lineage := column_lineage(table.lineage, stages)) is not None:
+        extra["dagster/column_lineage"] = lineage
     place = TableName(table.name, result.schema)
     columns = [Column(c.name, c.type, pa.null(), c.nullable) for c in table.columns]
     return dg.MaterializeResult(

@@ -76,6 +76,18 @@ class SQLTableStoreResource(dg.ConfigurableResource[Any]):
     gc_after_hours: float = Field(
         default=48, description="how long the work of a failed run is kept for its retry"
     )
+    keep_versions: int = Field(
+        default=0, description="how many versions of a stage a publication keeps before it"
+    )
+    avoid_drop_create_schema: bool = Field(
+        default=False, description="work within schemas that an administrator has created"
+    )
+    materialization_details: dict[str, dict[str, Any] | None] = Field(
+        default={}, description="named sets of options of how tables are stored"
+    )
+    default_materialization_details: str | None = Field(
+        default=None, description="the set of tables that name none"
+    )
     _store: SQLTableStore | None = PrivateAttr(default=None)
 
     def store(self) -> SQLTableStore:
@@ -87,6 +99,10 @@ class SQLTableStoreResource(dg.ConfigurableResource[Any]):
                 schema_suffix=self.schema_suffix,
                 metadata_schema=self.metadata_schema,
                 gc_after=dt.timedelta(hours=self.gc_after_hours),
+                keep_versions=self.keep_versions,
+                avoid_drop_create_schema=self.avoid_drop_create_schema,
+                materialization_details=self.materialization_details,
+                default_materialization_details=self.default_materialization_details,
             )
         return self._store
 

@@ -12,12 +12,15 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ixflow.dialects.checksums import Checksums
 from ixflow.dialects.connect import connected
+from ixflow.dialects.details import NO_DETAILS
 from ixflow.dialects.facts import Cancellable, Held, MergeCounts, Reader, SourceFacts, run
 from ixflow.dialects.queries import Queries
+from ixflow.dialects.session_locks import SessionLocks
 from ixflow.errors import (
     IxflowError,
     SnapshotUnavailable,
@@ -32,7 +35,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import sqlalchemy as sa
 
-__all__ = ["Cancellable", "Dialect", "Held", "MergeCounts", "Reader", "SourceFacts", "run"]
+__all__ = [
+    "NOTHING_ASIDE",
+    "Cancellable",
+    "Dialect",
+    "Held",
+    "MergeCounts",
+    "Reader",
+    "SourceFacts",
+    "run",
+]
+
+NOTHING_ASIDE: Mapping[TableName, TableName] = MappingProxyType({})
+"""No table that is replaced is kept."""
 
 
 class Dialect(Queries, Checksums, ABC):
@@ -45,6 +60,8 @@ class Dialect(Queries, Checksums, ABC):
     driver: ClassVar[str]
     """The driver name of every URL this dialect makes."""
     default_port: ClassVar[int | None] = None
+    one_process: ClassVar[bool] = False
+    """While a process has the database open to write, no other can open it."""
     row_copies: ClassVar[int] = 6
     """In how many places a long row is at most: as sent, as Arrow, in a page, and so on."""
     shares_snapshot: ClassVar[bool] = False
@@ -65,10 +82,17 @@ class Dialect(Queries, Checksums, ABC):
     """Where temporary tables live."""
     infinite_moments: ClassVar[bool] = False
     """Dates and timestamps may be infinite; `load` then takes texts for such columns too."""
+    bounds_statements: ClassVar[bool] = False
+    """The server ends a statement that takes longer than it was told it may."""
+    table_prefixes: ClassVar[tuple[str, ...]] = ()
+    """Words between CREATE and TABLE that a lasting table can be declared with."""
     row_place: ClassVar[str] = "rowid"
     """What tells one row of a table from all others within a statement."""
     renames_indexed: ClassVar[bool] = True
     """A table with indexes can be renamed in the transaction that made it."""
+
+    table_options: ClassVar[Mapping[str, type]] = NO_DETAILS
+    """The options that a table can be made with (`making_with`), and their types."""
 
     # -- connections ----------------------------------------------------------------------------
 
@@ -197,6 +221,22 @@ class Dialect(Queries, Checksums, ABC):
         Two tables have the same indexes exactly when these sets are equal.
         """
 
+    def column_details(
+        self, conn: sa.Connection, table: TableName
+    ) -> Mapping[str, Mapping[str, str]]:
+        """Say by column what its type leaves out: collation, computed value, identity.
+
+        What does not apply is an empty text. Empty where the database does not tell.
+        """
+        del conn, table
+        return {}
+
+    def set_identity(
+        self, conn: sa.Connection, table: TableName, column: str, options: Mapping[str, int | bool]
+    ) -> None:
+        """Give an identity these options (start, increment, minvalue, ...), keeping its others."""
+        del conn, table, column, options
+
     def parts(self, conn: sa.Connection, table: TableName) -> tuple[TablePart, ...]:
         """List the parts that together are the table, each row in exactly one of them."""
         del conn
@@ -251,6 +291,11 @@ class Dialect(Queries, Checksums, ABC):
     def create_schema(self, conn: sa.Connection, schema: str) -> None:
         """Create the schema unless it is there; needs no right to create when it is."""
 
+    def schema_exists(self, conn: sa.Connection, schema: str) -> bool:
+        """Say whether a schema is there."""
+        query = "SELECT 1 FROM information_schema.schemata WHERE schema_name = "
+        return run(conn, query + self.text_literal(schema)).first() is not None
+
     def create_table(
         self,
         conn: sa.Connection,
@@ -266,8 +311,12 @@ class Dialect(Queries, Checksums, ABC):
         key = sorted((c for c in columns if c.key_position), key=lambda c: c.key_position or 0)
         if key:
             lines.append(f"PRIMARY KEY ({self.column_list(c.name for c in key)})")
-        kind = "TEMPORARY TABLE" if temporary else "TABLE"
+        kind = "TEMPORARY TABLE" if temporary else self.table_kind()
         run(conn, f"CREATE {kind} {self.qualified(table)} ({', '.join(lines)})")
+
+    def table_kind(self) -> str:
+        """Say what stands between CREATE and the name of a table that is to stay."""
+        return "TABLE"
 
     def drop_table(self, conn: sa.Connection, table: TableName) -> None:
         """Drop a table that must be there and that nothing may depend on."""
@@ -309,6 +358,22 @@ class Dialect(Queries, Checksums, ABC):
         not written.
         """
 
+    def comparable(self, column: Column, expression: str) -> str:
+        """Write a value so that it equals another exactly where both are the same."""
+        del column
+        return expression
+
+    def refuse_rounding(
+        self, conn: sa.Connection, stage: TableName, columns: Sequence[Column], table: TableName
+    ) -> None:
+        """Refuse values that wait as text for columns which would round them.
+
+        Raises:
+            ValueDoesNotFit: naming table, column, row and value.
+
+        """
+        del conn, stage, columns, table
+
     def resolved(self, conn: sa.Connection, table: TableName) -> TableName:
         """Find the schema of a name without one, where names are searched for."""
         del conn
@@ -333,6 +398,10 @@ class Dialect(Queries, Checksums, ABC):
     def rename_parts(self, conn: sa.Connection, table: TableName, prefix: str) -> None:
         """Name constraints and sequences after the table where they begin with its old name."""
         del conn, table, prefix
+
+    def name_key(self, conn: sa.Connection, table: TableName, wanted: str) -> None:
+        """Give the primary key of a table this name, unless something else has it."""
+        del conn, table, wanted
 
     def rename_constraint(self, conn: sa.Connection, table: TableName, old: str, new: str) -> None:
         """Rename a constraint of the table; where names do not clash there is nothing to do."""
@@ -374,23 +443,38 @@ class Dialect(Queries, Checksums, ABC):
     def publish(
         self,
         conn: sa.Connection,
+        moves: Sequence[tuple[TableName, TableName]],
         *,
-        transaction: str,
-        schema: str,
-        tables: Sequence[str],
-        drops: Sequence[str] = (),
+        drops: Sequence[TableName] = (),
+        aside: Mapping[TableName, TableName] = NOTHING_ASIDE,
         timeout_seconds: float = 60,
+        keeps_schemas: bool = False,
+        keeps_options: bool = True,
     ) -> None:
-        """Let tables of a transaction schema appear in the published schema, all at once.
+        """Let new tables appear in the published schema, all at once.
 
-        ``drops`` are published tables that disappear with it. Runs in the caller's transaction.
+        ``moves`` are pairs (new, place), where new is in another schema: that of a transaction, or
+        one that an earlier call has set tables aside in. ``drops`` are published tables that
+        disappear. A published table that is named in ``aside`` is put there, not dropped, whether
+        it is replaced or disappears. All schemas are there. Runs in the caller's transaction.
+        ``keeps_schemas`` says that a schema which is empty afterwards is not ours to drop, without
+        ``keeps_options`` a new table is stored as it was made, however the old one was.
         """
 
     @abstractmethod
-    def drop_schema(self, conn: sa.Connection, schema: str) -> None:
+    def drop_schema(
+        self,
+        conn: sa.Connection,
+        schema: str,
+        *,
+        prefix: str | None = None,
+        dependents: bool = True,
+    ) -> None:
         """Drop a transaction schema with the tables in it that are not published, if it is there.
 
-        What a published table still needs stays.
+        What a published table still needs stays. With a ``prefix`` only tables are dropped whose
+        names begin so, and the schema stays. Without ``dependents`` nothing is dropped that views
+        of others are made from: that is an error of the database.
         """
 
     @abstractmethod
@@ -400,6 +484,9 @@ class Dialect(Queries, Checksums, ABC):
     def assigned_type(self, sql_type: str) -> str:
         """Name the type to cast to before assigning to a column, which must not cut values off."""
         return sql_type
+
+    #: Named locks that last as long as a connection; None where the database has none.
+    session_locks: ClassVar[SessionLocks | None] = None
 
     @contextlib.contextmanager
     def advisory_lock(self, conn: sa.Connection, name: str) -> Iterator[None]:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from ixflow.errors import UnsupportedType, ValueDoesNotFit
 from ixflow.values import Column
 
-__all__ = ["cast_column", "counted_from", "whole_numbers"]
+__all__ = ["cast_column", "counted_from", "decoded", "whole_numbers"]
 
 _SHOWN = 60
 _REFUSALS = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError)
@@ -62,10 +62,20 @@ def counted_from(error: ValueDoesNotFit, first_row: int) -> ValueDoesNotFit:
 def _plain(array: pa.Array) -> pa.Array:
     """Take off dictionary encoding and extension types, which casts do not always know."""
     if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
+        array = decoded(array)
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     return array
+
+
+def decoded(array: pa.DictionaryArray) -> pa.Array:
+    """Take off dictionary encoding, which Arrow cannot for the views that polars makes."""
+    values = array.dictionary
+    if pa.types.is_string_view(values.type):
+        values = values.cast(pa.large_string())
+    elif pa.types.is_binary_view(values.type):
+        values = values.cast(pa.large_binary())
+    return values.take(array.indices)
 
 
 def _cast(array: pa.Array, type_: pa.DataType) -> pa.Array:

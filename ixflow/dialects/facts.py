@@ -95,6 +95,15 @@ class Reader(Protocol):
 
 
 @runtime_checkable
+class WholeReader(Protocol):
+    """A reader that is faster where all rows are wanted in memory anyway."""
+
+    def read_whole(self, sql: str, columns: Sequence[Column]) -> pa.Table:
+        """Run a query as `Reader.read` does, and give all rows."""
+        ...
+
+
+@runtime_checkable
 class Cancellable(Protocol):
     """A reader whose running query another thread can stop."""
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ixflow.dialects.cast import cast_column
+from ixflow.dialects.precision import refuse_changed
 from ixflow.dialects.types import is_text
 from ixflow.values import Column
 
@@ -51,4 +52,5 @@ def checked_moments(array: pa.Array, column: Column, *, table: str, first_row: i
     """
     infinite, finite = infinite_texts(array)
     moments = cast_column(finite, column, table=table, first_row=first_row)
+    refuse_changed(moments, column, table=table, first_row=first_row)
     return pc.coalesce(infinite, moments.cast(pa.string()))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 
-from ixflow.dialects.base import Dialect, MergeCounts
+from ixflow.dialects.base import NOTHING_ASIDE, Dialect, MergeCounts
 from ixflow.errors import UnsupportedDatabase
 from ixflow.values import Column, TableName
 
@@ -112,18 +112,26 @@ class SourceOnly(Dialect):
     def publish(
         self,
         conn: sa.Connection,
+        moves: Sequence[tuple[TableName, TableName]],
         *,
-        transaction: str,
-        schema: str,
-        tables: Sequence[str],
-        drops: Sequence[str] = (),
+        drops: Sequence[TableName] = (),
+        aside: Mapping[TableName, TableName] = NOTHING_ASIDE,
         timeout_seconds: float = 60,
+        keeps_schemas: bool = False,
+        keeps_options: bool = True,
     ) -> None:
         """Refuse."""
-        del conn, transaction, tables, drops, timeout_seconds
-        self.refuse(schema)
+        del conn, aside, timeout_seconds, keeps_schemas, keeps_options
+        self.refuse(", ".join(str(table) for table in (*(place for _, place in moves), *drops)))
 
-    def drop_schema(self, conn: sa.Connection, schema: str) -> None:
+    def drop_schema(
+        self,
+        conn: sa.Connection,
+        schema: str,
+        *,
+        prefix: str | None = None,
+        dependents: bool = True,
+    ) -> None:
         """Refuse."""
-        del conn
+        del conn, prefix, dependents
         self.refuse(schema)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["LockPatience", "lock_patience", "patience_for_locks"]
 
@@ -14,11 +15,12 @@ __all__ = ["LockPatience", "lock_patience", "patience_for_locks"]
 class LockPatience:
     """Seconds to wait for a lock in all, and after how many of them its holders are terminated.
 
-    ``terminate_after`` None: they never are.
+    ``terminate_after`` None: they never are. ``log`` hears what is done to others meanwhile.
     """
 
     seconds: float = 60
     terminate_after: float | None = None
+    log: logging.Logger = field(default=logging.getLogger("ixflow"), compare=False)
 
 
 _current: contextvars.ContextVar[LockPatience | None] = contextvars.ContextVar(

@@ -314,6 +314,9 @@ class BatchWriter:
             counts.count_broken(taken)
             if self._prover is not None:
                 self._prover.put_aside(target.table, sum(taken.values()))
+        dialect.refuse_rounding(
+            self.conn, target.stage, target.columns, declared.name_of(target.table)
+        )
         if self._prover is not None:
             self._prover.expect(target.table, target.stage)
         self._remember(target, target.stage)

@@ -13,7 +13,7 @@ import datetime as dt
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ixflow.dialects.waiting import LockPatience
@@ -52,24 +52,22 @@ TERMINATE = ForceExecute()
 """What `ingest` does unless it is told otherwise."""
 
 
-def chosen_blockers(
-    given: Any,
-) -> tuple[LockPatience, GetForceExecute]:
+def chosen_blockers(given: Any, log: logging.Logger) -> tuple[LockPatience, GetForceExecute]:
     """Give the patience of an ingest, and the context manager to enter around its swap.
 
     A function of the caller's own, as pg-bulk-ingest takes it, does the terminating itself, and is
-    given a quarter of an hour; None: nobody is terminated.
+    given a quarter of an hour; None: nobody is terminated. ``log`` hears of terminations.
 
     Raises:
         ValidationError: it is something else.
 
     """
     if given is None:
-        return LockPatience(_GRACE_SECONDS), _nothing
+        return LockPatience(_GRACE_SECONDS, log=log), _nothing
     if isinstance(given, ForceExecute):
-        return given.patience(), _nothing
+        return replace(given.patience(), log=log), _nothing
     if callable(given):
-        return LockPatience(_FOREIGN_SECONDS), given
+        return LockPatience(_FOREIGN_SECONDS, log=log), given
     msg = (
         f"get_pg_force_execute is {given!r}; it must be a ForceExecute, None, or a function of "
         f"(connection, logger) that returns a context manager"

@@ -6,10 +6,13 @@ when, the next run goes on where the rows that are there end.
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ixflow.dialects.guest import Guest, visiting
 from ixflow.errors import ValidationError
 from ixflow.ingestion.by_transactions import transaction_batches
 from ixflow.ingestion.by_windows import (
@@ -42,6 +45,7 @@ def incremental_batches(
     where: str | None = None,
     nulls: str | None = None,
     batch_rows: int | None = None,
+    statement_timeout: dt.timedelta | None = None,
 ) -> Callable[[Any], Iterator[Batch]]:
     """Make the batches function of `ingest` for new rows of a table or query, none of them lost.
 
@@ -60,6 +64,9 @@ def incremental_batches(
             or ``each run``. Settled reads those of a PostgreSQL table like all others.
         batch_rows: Commit after about so many rows, in the order of the cursor, which should have
             an index then; rows of one cursor value stay together. None: one batch a run.
+        statement_timeout: How long a statement at the source may take, with the taking of its
+            rows, which also waits for the warehouse (PostgreSQL, MySQL, MariaDB). None: as the
+            server has it for the role.
 
     Raises:
         ValidationError: what is asked for could lose or double rows, or cannot be read.
@@ -77,8 +84,9 @@ def incremental_batches(
     """
     given = Source.of(source, table, source_table, query, where)
     _check(given, cursor, semantics, nulls, batch_rows)
+    rules = _rules(given, statement_timeout)
 
-    def batches(high_watermark: Any) -> Iterator[Batch]:
+    def found_batches(high_watermark: Any) -> Generator[Batch, None, None]:
         mark = mark_of(high_watermark, cursor)
         with given.said_clearly():
             with given.connected() as conn:
@@ -91,6 +99,16 @@ def incremental_batches(
                 plan = planned(given, found, semantics, nulls or "refuse")
                 moment = settled_moment(given, found, plan, semantics)
                 yield from window_batches(given, found, plan, mark, settled=moment, rows=batch_rows)
+
+    def batches(high_watermark: Any) -> Iterator[Batch]:
+        # The rules are for what happens here, not for those who take a batch meanwhile.
+        with contextlib.closing(found_batches(high_watermark)) as found:
+            while True:
+                with visiting(rules):
+                    batch = next(found, None)
+                if batch is None:
+                    return
+                yield batch
 
     # What Dagster calls the asset's function, and says of it.
     batches.__name__ = re.sub(r"\W", "_", str(table.name))
@@ -121,6 +139,21 @@ def _check(
     if cursor is None:
         msg = "batch_rows needs a cursor, in whose order the batches are read"
         raise ValidationError(msg, argument="batch_rows")
+
+
+def _rules(source: Source, statement_timeout: object) -> Guest:
+    if statement_timeout is None:
+        return Guest()
+    if not source.dialect.bounds_statements:
+        msg = f"a {source.dialect.name} source does not end statements; leave statement_timeout out"
+        raise ValidationError(msg, argument="statement_timeout")
+    seconds = 0.0
+    if isinstance(statement_timeout, dt.timedelta):
+        seconds = statement_timeout.total_seconds()
+    if seconds <= 0:
+        msg = f"statement_timeout is {statement_timeout!r}; it must be a timedelta above zero"
+        raise ValidationError(msg, argument="statement_timeout")
+    return Guest(statement_seconds=seconds)
 
 
 def _refuse_nulls_option(source: Source, nulls: str | None) -> None:

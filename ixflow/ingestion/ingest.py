@@ -31,6 +31,7 @@ from ixflow.ingestion.blockers import (
     chosen_blockers,
 )
 from ixflow.ingestion.checks import RowCheck, split_callbacks
+from ixflow.ingestion.connection import check_connection, unstreamed
 from ixflow.ingestion.missing import GivenKeys, Missing
 from ixflow.ingestion.options import (
     Delete,
@@ -42,9 +43,9 @@ from ixflow.ingestion.options import (
 )
 from ixflow.ingestion.order import either_order
 from ixflow.ingestion.proof import Prover
-from ixflow.ingestion.troubles import Troubles, check_arguments, iterable
+from ixflow.ingestion.troubles import Troubles, check_arguments, closed, iterable
 from ixflow.ingestion.watermark import changed_by, watermark_of, with_watermark
-from ixflow.tables.declared import name_of
+from ixflow.tables.declared import name_of, prefixes_of
 from ixflow.values import TableName, new_run_id
 
 __all__ = ["ingest"]
@@ -55,6 +56,7 @@ Batches = Callable[[Any], Iterable[tuple[Any, Any, Iterable[tuple[Any, Any]]]]]
 
 
 @either_order
+@unstreamed
 def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
     conn: sa.Connection,
     metadata: sa.MetaData,
@@ -120,7 +122,7 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
     checked("visibility", visibility, Visibility)
     started = time.monotonic()
     log = logger or logging.getLogger("ixflow")
-    patience, force = chosen_blockers(get_pg_force_execute)
+    patience, force = chosen_blockers(get_pg_force_execute, log)
     troubles = Troubles(conn, _names(tables))
     comment = _comment(conn, name_of(tables[0]), troubles)
     before = watermark_of(comment)
@@ -148,9 +150,10 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
     callbacks = [_three_arguments(function) for function in functions]
     run = _Run(writer, before, callbacks, log, troubles)
     try:
-        for item in iterable(batches(copy.deepcopy(watermark)), "what batches returns"):
-            with lock_patience(patience):
-                run.one_batch(item)
+        with closed(batches(copy.deepcopy(watermark))) as items:
+            for item in iterable(items, "what batches returns"):
+                with lock_patience(patience):
+                    run.one_batch(item)
         if given is not None and run.batches:
             with lock_patience(patience):
                 run.delete_missing()
@@ -336,17 +339,21 @@ def _checked_tables(conn: sa.Connection, metadata: sa.MetaData) -> list[sa.Table
     if not tables:
         msg = "the metadata has no tables; define at least one with sa.Table(..., metadata, ...)"
         raise ValidationError(msg)
-    if conn.in_transaction():
-        msg = (
-            "the connection is in a transaction (any statement begins one); give a fresh one, "
-            "as in: with engine.connect() as conn: ingest(conn, ...)"
-        )
-        raise ValidationError(msg)
-    if conn.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
-        msg = "the connection is in AUTOCOMMIT mode, where no batch would be one transaction"
-        raise ValidationError(msg)
-    dialect_of(conn).check_ingests(conn)
+    check_connection(conn)
+    for table in tables:
+        _check_prefixes(conn, table)
     return tables
+
+
+def _check_prefixes(conn: sa.Connection, table: sa.Table) -> None:
+    """Refuse a kind of table that an ingest cannot make, or not so that anybody else sees it."""
+    strange = [word for word in prefixes_of(table) if word not in dialect_of(conn).table_prefixes]
+    if strange:
+        msg = (
+            f"{name_of(table)} is declared with prefixes={strange}, and an ingest makes no such "
+            f"table; leave them out, or load the table by other means"
+        )
+        raise ValidationError(msg, table=str(name_of(table)), prefixes=strange)
 
 
 def _comment(conn: sa.Connection, table: TableName, troubles: Troubles) -> str | None:

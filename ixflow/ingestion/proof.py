@@ -14,7 +14,9 @@ has no rows before the server finds them, so they are compared from then on.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -190,7 +192,8 @@ class Prover:
         sent = self._sent[table]
         self._take_over(sent)
         relation = self._there(table, sent, new)
-        there = self._checksum(relation, sent) if relation else None
+        with self._found(table, sent):
+            there = self._checksum(relation, sent) if relation else None
         expected, source = sent.expected, f"({self._values(sent, sent.stages)}) s"
         if sent.stages and table.primary_key.columns and there != expected:
             # Of rows with one key the last remains.
@@ -222,6 +225,12 @@ class Prover:
         same = " AND ".join(f"s.{key} = t.{key}" for key in keys)
         given = f"SELECT 1 FROM ({self._values(sent, sent.stages)}) s WHERE {same}"
         return f"(SELECT t.* FROM {live} WHERE EXISTS ({given})) t"
+
+    def _found(self, table: sa.Table, sent: _Sent) -> AbstractContextManager[None]:
+        """Say how the rows that are there are best found."""
+        if sent.mark is None:
+            return contextlib.nullcontext()
+        return self._dialect.by_place(self._conn, declared.name_of(table))
 
     def _values(self, sent: _Sent, stages: Sequence[TableName]) -> str:
         """Write the query of what waited, as values, with the order in which it came."""

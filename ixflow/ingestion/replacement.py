@@ -169,6 +169,12 @@ def settle(conn: sa.Connection, new: Replacement) -> None:
     for now, wanted in declared.constraint_names(new.table, new.name):
         dialect.rename_constraint(conn, new.place, now, wanted)
     dialect.rename_parts(conn, new.place, new.name.name[:_PREFIX])
+    if new.table.primary_key.name:
+        dialect.name_key(conn, new.place, str(new.table.primary_key.name))
+    if new.replaces:
+        for column, options in declared.identity_options(new.table).items():
+            if options:
+                dialect.set_identity(conn, new.place, column, options)
     if not new.replaces and new.table.comment is not None:
         dialect.set_comment(conn, new.place, new.table.comment)
     for now, wanted in new.index_names:

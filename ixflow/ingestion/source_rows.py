@@ -102,12 +102,35 @@ class Source:
             explained = self.dialect.explained(error, self.name)
             if explained is not None:
                 raise explained from None
-            cause = getattr(error, "orig", None) or error
-            said = redact(" ".join(str(cause).split()), str(self.url.password or ""))
+            said = self._said(error)
             msg = f"rows of {self.name} could not be read from the source: {said}"
             if self.dialect.is_transient(error):
                 raise SourceUnavailable(f"{msg}; run the ingest again") from None
             raise IngestError(msg, source=self.name, cause=said) from None
+
+    @contextlib.contextmanager
+    def _asked(self, argument: str) -> Iterator[None]:
+        """Take what the source says to a piece of the user's SQL for a mistake in it.
+
+        Raises:
+            ValidationError: with the source's words.
+
+        """
+        try:
+            yield
+        except IxflowError:
+            raise
+        except Exception as error:
+            if self.dialect.is_transient(error) or self.dialect.explained(error, self.name):
+                raise
+            said = self._said(error)
+            msg = f"the source does not understand {argument}, or cannot compute it: {said}"
+            raise ValidationError(msg, argument=argument, source=self.name, cause=said) from None
+
+    def _said(self, error: Exception) -> str:
+        """Give the database's words on one line, without the password."""
+        cause = getattr(error, "orig", None) or error
+        return redact(" ".join(str(cause).split()), str(self.url.password or ""))
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[sa.Connection]:
@@ -125,6 +148,7 @@ class Source:
         Raises:
             TableNotFound: there is no such table, or the role may not see it.
             ColumnMismatch: the source lacks a column of the target, or the cursor.
+            ValidationError: the source does not understand the query or the condition.
 
         """
         known, table = self._known(conn)
@@ -140,7 +164,8 @@ class Source:
             raise ColumnMismatch(msg, table=self.name, missing=missing)
         part = TablePart(table)
         if self.where is not None:
-            self.dialect.check_filter(conn, part, self.where, table.name, self.query)
+            with self._asked("where"):
+                self.dialect.check_filter(conn, part, self.where, table.name, self.query)
         marks = self.query is None and self.dialect.marks_rows(conn, table)
         relation = Relation(part, self.query, self.where, self.name)
         chosen = tuple(columns[name] for name in wanted)
@@ -148,7 +173,8 @@ class Source:
 
     def _known(self, conn: sa.Connection) -> tuple[Sequence[Column], TableName]:
         if self.query is not None:
-            return self.dialect.describe(conn, self.query), TableName("q")
+            with self._asked("query"):
+                return self.dialect.describe(conn, self.query), TableName("q")
         table = self._table(conn)
         return self.dialect.columns(conn, table), table
 

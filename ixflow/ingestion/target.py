@@ -12,6 +12,7 @@ from ixflow.errors import ValueDoesNotFit
 from ixflow.ingestion.nested import flat
 from ixflow.ingestion.pieces import Slices
 from ixflow.ingestion.proof import Prover
+from ixflow.ingestion.refused_values import with_value
 from ixflow.ingestion.replacement import Replacement
 from ixflow.ingestion.troubles import in_table
 from ixflow.tables import declared
@@ -87,6 +88,8 @@ def append_rows(conn: sa.Connection, target: Target, data: Any, prover: Prover |
         return dialect.load(conn, place, chosen, reader)
     except ValueDoesNotFit as error:
         told = in_table(error, name)
+        if not isinstance(data, Slices):
+            told = with_value(told, data)
         if told is error:
             raise
         raise told from error

@@ -7,18 +7,20 @@ have temporary names, which say nothing to anybody; messages name the table that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import re
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 
-from ixflow.errors import IngestError, IxflowError, ValidationError, ValueDoesNotFit
+from ixflow.errors import DataError, IngestError, IxflowError, ValidationError, ValueDoesNotFit
 from ixflow.secrets import redact
 
 if TYPE_CHECKING:
     from ixflow.values import TableName
 
-__all__ = ["Troubles", "check_arguments", "in_table", "iterable", "renamed"]
+__all__ = ["Troubles", "check_arguments", "closed", "in_table", "iterable", "renamed"]
 
 T = TypeVar("T")
 
@@ -59,6 +61,8 @@ class Troubles:
         said = redact(" ".join(str(cause).split()), url.password and str(url.password))
         said = _renamed(said, temporary)
         lost = getattr(error, "connection_invalidated", False)
+        if _NO_PARTITION in said:
+            return self._without_partition(said)
         what = (
             "may have been rolled back; the stored watermark tells" if lost else "was rolled back"
         )
@@ -67,6 +71,24 @@ class Troubles:
             f"{batch - 1} earlier batches of this run stay"
         )
         return IngestError(msg, run_id=run_id, batch=batch, cause=said)
+
+    def _without_partition(self, said: str) -> DataError:
+        """Say which partition is wanted; which ones there shall be, only its owner can know."""
+        found = _NO_PARTITION_FOR.search(said)
+        table, key, value = found.groups() if found else (self._tables, "its key", "such a value")
+        msg = (
+            f"{table} has no partition for a row with {key} = {value}, so the batch was rolled "
+            f"back; make one before the ingest (CREATE TABLE ... PARTITION OF {table} FOR VALUES "
+            f"..., or DEFAULT), and, if it is not there yet, the table itself before that, with "
+            f"metadata.create_all(engine)"
+        )
+        return DataError(msg, table=table, value=value)
+
+
+_NO_PARTITION = "no partition of relation"
+_NO_PARTITION_FOR = re.compile(
+    r'no partition of relation "(.+?)" found for row.*? row contains (\(.*?\)) = (\(.*\))\.'
+)
 
 
 def in_table(error: ValueDoesNotFit, table: str) -> ValueDoesNotFit:
@@ -130,3 +152,18 @@ def iterable(given: Any, what: str) -> Iterable[Any]:
         raise ValidationError(msg)
     found: Iterable[Any] = given
     return found
+
+
+@contextlib.contextmanager
+def closed(given: T) -> Generator[T, None, None]:
+    """Close a generator behind the block, so that a source does not wait for a traceback to go."""
+    try:
+        yield given
+    except BaseException:
+        if isinstance(given, Generator):
+            # What went wrong is told, not what closing says to it.
+            with contextlib.suppress(Exception):
+                given.close()
+        raise
+    if isinstance(given, Generator):
+        given.close()

@@ -31,6 +31,7 @@ from ixflow.errors import (
     UnsupportedDatabase,
     ValidationError,
 )
+from ixflow.ingestion.connection import check_connection, unstreamed
 from ixflow.ingestion.ingest import Batches, ingest
 from ixflow.ingestion.options import (
     Delete,
@@ -73,6 +74,7 @@ class VersionResult:
     ingested: IngestResult | None = None
 
 
+@unstreamed
 def ingest_versioned(
     conn: sa.Connection,
     base_table: sa.Table,
@@ -116,12 +118,13 @@ def ingest_versioned(
 
     """
     work = _Version(conn, base_table, version, partition_column, root_table_name_suffix)
+    log = work.log = options.get("logger") or _log
     latest = isinstance(high_watermark, str) and high_watermark == HighWatermark.LATEST
     if latest and checked("upsert", upsert, Upsert) == Upsert.OFF:
-        _log.warning("a version that begins as a copy is upserted into; upsert=OFF is not heeded")
+        log.warning("a version that begins as a copy is upserted into; upsert=OFF is not heeded")
         upsert = Upsert.IF_PRIMARY_KEY
     if checked("delete", delete, Delete, empty=Delete.OFF) != Delete.OFF:
-        _log.warning("a new version has nothing to delete; delete is not heeded")
+        log.warning("a new version has nothing to delete; delete is not heeded")
     if not callable(on_duplicate):
         checked("on_duplicate", on_duplicate, OnDuplicate)
     with work.alone():
@@ -148,15 +151,14 @@ class _Version:
         if not isinstance(dialect, PostgresDialect):
             msg = f"versions are partitions of PostgreSQL; this connection is to {dialect.name}"
             raise UnsupportedDatabase(msg, database=dialect.name)
-        if conn.in_transaction():
-            raise ValidationError("the connection is in a transaction; give a fresh one")
-        dialect.check_ingests(conn)
+        check_connection(conn)
         if not version or not isinstance(version, str):
             raise ValidationError(f"version is {version!r}; it must be a text", version=version)
         if column in base.columns:
             msg = f"{base.name} has a column {column} already; name another partition_column"
             raise ValidationError(msg, column=column)
         self.conn, self.dialect, self.version, self.column = conn, dialect, version, column
+        self.log = _log
         with conn.begin():
             self.base = dialect.resolved(conn, declared.name_of(base))
             self.partition = self._named()
@@ -295,7 +297,8 @@ class _Version:
             before = self._before()
             outcome = self._verdict(before, digest, on_duplicate) if rows else "empty"
             if outcome in ("empty", "duplicate", "refused"):
-                _log.warning("version %s of %s is not kept: %s", self.version, self.base, outcome)
+                told = (self.version, self.base, outcome)
+                self.log.warning("version %s of %s is not kept: %s", *told)
                 run(conn, f"DROP TABLE {dialect.qualified(self.partition)}")
             elif outcome == "attached":
                 self._attach(rows, digest, on_attached)

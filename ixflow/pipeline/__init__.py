@@ -14,8 +14,8 @@ from ixflow.pipeline.materialize import materialize
 from ixflow.pipeline.pipedag_config import PipedagConfig
 from ixflow.pipeline.raw_sql import RawSql
 from ixflow.pipeline.result import Result, StageResult, TableResult, TaskState
-from ixflow.pipeline.run import run_flow, run_stage
 from ixflow.pipeline.stage import Stage
+from ixflow.pipeline.stage_run import run_stage
 from ixflow.pipeline.task import Task, TaskGetItem
 
 __all__ = [
@@ -42,6 +42,5 @@ __all__ = [
     "audit",
     "create_basic_pipedag_config",
     "materialize",
-    "run_flow",
     "run_stage",
 ]

@@ -1,6 +1,7 @@
 """`AUTO_VERSION`: a task's version from the plan that its function makes of empty tables.
 
-The function is called with LazyFrames that have the columns of its inputs and no rows. The plans
+A function on pandas is traced, see `ixflow.pipeline.auto_version_pandas`. One on polars is called
+with LazyFrames that have the columns of its inputs and no rows. The plans
 that it returns, as polars writes them, say what it would compute; their hash is the version. So
 that two inputs with equal columns are not taken for each other, each column comes from a name that
 says its table, and is renamed to its own.
@@ -20,12 +21,13 @@ from ixflow.pipeline.cache import digest
 from ixflow.pipeline.containers import Table
 from ixflow.pipeline.encoding import leaves, mapped
 from ixflow.pipeline.raw_sql import RawSql
+from ixflow.store.frames import Wanted
 
 if TYPE_CHECKING:
     from ixflow.pipeline.task import Task
     from ixflow.store import SQLTableStore
 
-__all__ = ["AUTO_VERSION", "AutoVersion", "auto_version", "check_auto_version"]
+__all__ = ["AUTO_VERSION", "AutoVersion", "auto_version", "check_auto_version", "storing_form"]
 
 
 class AutoVersion:
@@ -36,25 +38,35 @@ class AutoVersion:
         return "AUTO_VERSION"
 
 
-#: ``@materialize(version=AUTO_VERSION, input_type=polars.LazyFrame)``: a hash of what the function
-#: computes, which must be pure, may not look at rows, and returns LazyFrames.
+#: ``@materialize(version=AUTO_VERSION, input_type=polars.LazyFrame)``, or ``pandas.DataFrame``: a
+#: hash of what the function computes, which must be pure, may not look at rows, and returns tables.
 AUTO_VERSION: Final = AutoVersion()
 
 
-def check_auto_version(name: str, input_type: Any, *, lazy: bool) -> None:
+def check_auto_version(name: str, input_type: Wanted | None, *, lazy: bool) -> None:
     """Refuse what a task with an automatic version cannot be.
 
     Raises:
-        FlowError: it is lazy, or takes something else than polars LazyFrames.
+        FlowError: it is lazy, or takes something else than polars LazyFrames or DataFrames.
 
     """
     if lazy:
         msg = f"task {name}: a lazy task needs no version, so AUTO_VERSION and lazy exclude another"
         raise FlowError(msg, task=name)
-    found = f"{getattr(input_type, '__module__', '')}.{getattr(input_type, '__qualname__', '')}"
-    if not (found.startswith("polars.") and found.endswith(".LazyFrame")):
-        msg = f"task {name}: AUTO_VERSION needs input_type=polars.LazyFrame, not {input_type!r}"
+    type_ = None if input_type is None else input_type.type
+    if _kind(input_type) is None:
+        msg = (
+            f"task {name}: AUTO_VERSION needs input_type=polars.LazyFrame or pandas.DataFrame, "
+            f"not {type_!r}"
+        )
         raise FlowError(msg, task=name, input_type=repr(input_type))
+
+
+def _kind(input_type: Wanted | None) -> str | None:
+    """Say how a version is found for this type of inputs."""
+    type_ = None if input_type is None else input_type.type
+    named = (getattr(type_, "__module__", "").partition(".")[0], getattr(type_, "__name__", ""))
+    return {("polars", "LazyFrame"): "plan", ("pandas", "DataFrame"): "trace"}.get(named)
 
 
 def auto_version(
@@ -70,6 +82,13 @@ def auto_version(
 
     """
     place = f"{task.stage.name}.{task.name}"
+    if _kind(task.input_type) == "trace":
+        from ixflow.pipeline.auto_version_pandas import traced_version
+        from ixflow.pipeline.result import with_backend
+
+        wanted = with_backend(task.input_type)
+        backend = "" if wanted is None else wanted.backend or ""
+        return traced_version(place, task.fn, arguments, task.call, backend=backend)
     try:
         returned = call(mapped(arguments, lambda leaf: _without_rows(leaf, store)))
     except Exception as error:
@@ -87,7 +106,7 @@ def auto_version(
     texts = iter([_plan(place, table) for table in tables])
 
     def form(leaf: Any) -> Any:
-        return [_table_form(leaf), next(texts)] if _is_output(leaf) else repr(leaf)
+        return [storing_form(leaf), next(texts)] if _is_output(leaf) else repr(leaf)
 
     return "auto_" + digest("auto version", json.dumps(mapped(returned, form), sort_keys=True))
 
@@ -103,11 +122,14 @@ def _is_lazy_frame(obj: Any) -> bool:
     return isinstance(obj, pl.LazyFrame)
 
 
-def _table_form(leaf: Any) -> Any:
+def storing_form(leaf: Any) -> Any:
+    """Write how a table shall be stored; None for other things."""
     if not isinstance(leaf, Table):
         return None
     types = {column: repr(wanted) for column, wanted in leaf.type_map.items()}
-    return [leaf.name, leaf.primary_key, leaf.indexes, types]
+    how = [leaf.name, leaf.primary_key, leaf.indexes, types]
+    label = leaf.materialization_details
+    return how if label is None else [*how, label]
 
 
 def _plan(place: str, frame: Any) -> str:

@@ -61,7 +61,10 @@ class Backends:
         args = dict(section.get("args") or {})
         if kind == "local_table_cache":
             args |= {flag: section[flag] for flag in _CACHE_FLAGS if flag in section}
-        return _constructed(name, args, place)
+        made = _constructed(name, args, place)
+        if kind == "table_store" and hasattr(made, "local_cache"):
+            made.local_cache = self.get("local_table_cache")
+        return made
 
     def hold(self) -> None:
         """Keep the objects open until the matching `release`."""
@@ -100,11 +103,4 @@ def _constructed(name: ClassName, args: dict[str, Any], place: Place) -> Any:
         text = f"cannot be made by {name.path}: {type(error).__name__}: {error}"
         # The cause is left out where its own words could show a credential.
         raise place.error(redact(text, *secrets)) from (None if secrets else error)
-    _check_database(name, made, place)
     return made
-
-
-def _check_database(name: ClassName, made: Any, place: Place) -> None:
-    if name.database is not None and made.dialect.name != name.database:
-        text = f"is {name.short}, but its url is that of a {made.dialect.name} database"
-        raise (place / "class").error(f"{text}; SQLTableStore takes any")

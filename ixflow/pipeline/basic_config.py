@@ -14,12 +14,6 @@ from ixflow.pipeline.pipedag_config import PipedagConfig
 
 __all__ = ["create_basic_pipedag_config"]
 
-_AUTO_TABLE = (
-    "pandas.DataFrame",
-    "sqlalchemy.sql.expression.TextClause",
-    "sqlalchemy.sql.expression.Selectable",
-)
-
 
 def create_basic_pipedag_config(
     engine_url: str | sa.URL,
@@ -29,7 +23,7 @@ def create_basic_pipedag_config(
     instance_id: str = "pipeline",
     network_interface: str = "127.0.0.1",
     kroki_url: str | None = None,
-    auto_table: Sequence[str | type] = _AUTO_TABLE,
+    auto_table: Sequence[str | type] | None = None,
     fail_fast: bool = True,
     disable_stage_locking: bool = False,
     file_locking_directory: str | Path | None = None,
@@ -40,7 +34,8 @@ def create_basic_pipedag_config(
 
     It can be used as it is, ``with create_basic_pipedag_config(url): flow.run()``, given to
     ``flow.run(config=...)``, or asked for its instance "default". A URL as a text may hold
-    placeholders; a brace in it is doubled.
+    placeholders; a brace in it is doubled. ``auto_table`` are the types that tasks may return
+    without Table(...), usually all that can be stored.
 
     Raises:
         ConfigError: an option is not known or has a wrong value.
@@ -59,11 +54,12 @@ def create_basic_pipedag_config(
         "instance_id": instance_id,
         "network_interface": network_interface,
         "kroki_url": kroki_url,
-        "auto_table": [_path_of(one) for one in auto_table],
         "fail_fast": fail_fast,
         "max_workers": max_workers,
         "table_store": {"class": "SQLTableStore", "args": {"url": engine_url, **store_options}},
     }
+    if auto_table is not None:
+        section["auto_table"] = [_path_of(one) for one in auto_table]
     if blob_directory is not None:
         args = {"base_path": str(blob_directory)}
         section["blob_store"] = {"class": "FileBlobStore", "args": args}

@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self
 
 from ixflow.errors import CacheError, FlowError, OutputNotWritable, ValidationError
 
-__all__ = ["BlobStore", "FileBlobStore", "NoBlobStore", "blob_store"]
+__all__ = ["BlobStore", "FileBlobStore", "NoBlobStore", "blob_store", "spelled"]
 
 _log = logging.getLogger("ixflow.pipeline")
 _KEPT = dt.timedelta(days=2)
@@ -141,7 +141,7 @@ class FileBlobStore:
         """Remove old files of a stage that are not among the kept names and keys."""
         names = {self._path(stage, name, key).name for name, key in kept}
         oldest = time.time() - self.gc_after.total_seconds()
-        directory = self.base_path / _spelled(stage)
+        directory = self.base_path / spelled(stage)
         for path in directory.iterdir() if directory.is_dir() else ():
             try:
                 if path.name not in names and path.stat().st_mtime < oldest:
@@ -151,11 +151,15 @@ class FileBlobStore:
                 _log.warning("the old blob %s remains", path, exc_info=True)
 
     def _path(self, stage: str, name: str, key: str) -> Path:
-        return self.base_path / _spelled(stage) / f"{_spelled(name)}.{_spelled(key)}.pkl"
+        return self.base_path / spelled(stage) / f"{spelled(name)}.{spelled(key)}.pkl"
 
 
-def _spelled(name: str) -> str:
-    """Spell a name so that it is one part of a path, and different names are different files."""
+def spelled(name: str) -> str:
+    """Spell a name so that it is one part of a path, and different names are different files.
+
+    >>> spelled("a/b"), spelled("..")
+    ('a%2Fb', '%2E%2E')
+    """
     made = urllib.parse.quote(name, safe=" ")
     return made.replace(".", "%2E") if made.strip(".") == "" else made
 

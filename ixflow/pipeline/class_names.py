@@ -20,7 +20,7 @@ _OURS = ("ixflow.", "pydiverse.pipedag.")
 
 @dataclass(frozen=True, slots=True)
 class ClassName:
-    """A class that was named: its short name, where it is imported from, and its one database.
+    """A class that was named: its short name, and where it is imported from.
 
     ``known`` says that it is one of ixflow's own, so that its arguments are known as well.
     """
@@ -28,23 +28,18 @@ class ClassName:
     short: str
     path: str
     known: bool = False
-    database: str | None = None
 
 
-def _own(*names: str, path: str = "", database: str | None = None) -> dict[str, ClassName]:
-    return {
-        name: ClassName(name, f"ixflow.{path or name}", known=True, database=database)
-        for name in names
-    }
+def _own(*names: str) -> dict[str, ClassName]:
+    return {name: ClassName(name, f"ixflow.{name}", known=True) for name in names}
 
 
 # By the section of the configuration that they belong to. What a release does not have yet is
 # an error that says so when it is used, and not before.
 KNOWN: dict[str, dict[str, ClassName]] = {
     "table_store": {
-        **_own("SQLTableStore", "MSSqlTableStore", "IBMDB2TableStore"),
-        **_own("PostgresTableStore", path="SQLTableStore", database="postgresql"),
-        **_own("DuckDBTableStore", path="SQLTableStore", database="duckdb"),
+        **_own("SQLTableStore", "PostgresTableStore", "DuckDBTableStore"),
+        **_own("MSSqlTableStore", "IBMDB2TableStore"),
     },
     "local_table_cache": _own("ParquetTableCache"),
     "blob_store": _own("FileBlobStore", "NoBlobStore"),
@@ -52,7 +47,12 @@ KNOWN: dict[str, dict[str, ClassName]] = {
         "DatabaseLockManager", "FileLockManager", "NoLockManager", "ZooKeeperLockManager"
     ),
     "orchestration": _own(
-        "DaskEngine", "PrefectEngine", "PrefectOneEngine", "PrefectTwoEngine", "SequentialEngine"
+        "DaskEngine",
+        "PrefectEngine",
+        "PrefectOneEngine",
+        "PrefectTwoEngine",
+        "SequentialEngine",
+        "ThreadedEngine",
     ),
 }
 

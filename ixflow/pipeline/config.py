@@ -149,9 +149,9 @@ class ConfigContext:
         return self
 
     @property
-    def auto_table(self) -> tuple[type, ...]:
-        """The types whose objects are tables without being wrapped."""
-        return self._types("auto_table")
+    def auto_table(self) -> tuple[type, ...] | None:
+        """The types whose objects are tables without being wrapped; None: all frames, queries."""
+        return None if self.config_dict.get("auto_table") is None else self._types("auto_table")
 
     @property
     def auto_blob(self) -> tuple[type, ...]:
@@ -226,6 +226,15 @@ class ConfigContext:
             yield self
         finally:
             _open.reset(token)
+
+    @contextlib.contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Let the stores and the lock manager stay open in the block, and do nothing else."""
+        self._backends.hold()
+        try:
+            yield
+        finally:
+            self._backends.release()
 
     def __enter__(self) -> Self:
         """Make this the default."""

@@ -28,7 +28,6 @@ DEFAULTS: Mapping[str, Any] = {
     "per_user_template": "{id}_{username}",
     "network_interface": "127.0.0.1",
     "kroki_url": "https://kroki.io",
-    "auto_table": [],
     "auto_blob": [],
     "fail_fast": False,
     "strict_result_get_locking": True,
@@ -39,6 +38,8 @@ DEFAULTS: Mapping[str, Any] = {
 }
 
 _LATER = "is something that ixflow does not have yet; remove it"
+
+_CHECKS = "sets how annotations are checked, which ixflow does not do; audit the stage instead"
 
 _COLOURS = ("always", "any_failure", "none_cache_valid", "any_cache_valid")
 _STYLE = Keys(
@@ -58,7 +59,10 @@ _LOCAL_CACHE = _CLASS.plus(
 _TABLE_STORE = Keys(
     {
         **_CLASS.known,
-        "hook_args": Keys({"pandas": Keys({"dtype_backend": Choice(("numpy", "arrow"))})}),
+        "hook_args": Keys(
+            {"pandas": Keys({"dtype_backend": Choice(("numpy", "arrow"))})},
+            dict.fromkeys(("polars", "sql"), _CHECKS),
+        ),
         "local_table_cache": _LOCAL_CACHE,
     },
     {"metadata_table_store": _LATER},
@@ -125,6 +129,7 @@ _SQL_STORE = Keys(
         "default_materialization_details": TEXT,
         "metadata_schema": TEXT,
         "gc_after": SECONDS,
+        "keep_versions": Number(0),
     }
 )
 _BASE_PATH = Keys({"base_path": PATH})
@@ -142,10 +147,13 @@ ARGS: Mapping[str, Node] = {
     "ParquetTableCache": _BASE_PATH,
     "FileBlobStore": _BASE_PATH,
     "NoBlobStore": _NO_ARGS,
-    "DatabaseLockManager": Keys({"lock_schema": TEXT, "create_lock_schema": FLAG}),
-    "FileLockManager": _BASE_PATH,
+    "DatabaseLockManager": Keys(
+        {"lock_schema": TEXT, "create_lock_schema": FLAG, "lock_timeout": SECONDS}
+    ),
+    "FileLockManager": _BASE_PATH.plus(lock_timeout=SECONDS),
     "NoLockManager": _NO_ARGS,
     "SequentialEngine": _NO_ARGS,
+    "ThreadedEngine": Keys({"max_workers": Number(1)}),
     "PrefectEngine": Keys({"flow_kwargs": MAPPING}),
     "PrefectOneEngine": Keys({"flow_kwargs": MAPPING}),
     "PrefectTwoEngine": Keys({"flow_kwargs": MAPPING}),

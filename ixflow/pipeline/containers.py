@@ -10,7 +10,14 @@ from ixflow.errors import FlowError
 from ixflow.pipeline.encoding import MARKER
 from ixflow.values import TableName
 
-__all__ = ["ExternalTableReference", "Table", "normalised", "table_form", "table_from_form"]
+__all__ = [
+    "ExternalTableReference",
+    "Table",
+    "checked_label",
+    "normalised",
+    "table_form",
+    "table_from_form",
+]
 
 T = TypeVar("T")
 
@@ -30,6 +37,7 @@ class ExternalTableReference:
 
     As an argument of a task it is read like any table. ixflow cannot know when it changes, so the
     task runs every time, unless it has a ``cache=`` function that says what changed.
+    ``shared_lock_allowed`` has no effect: ixflow never locks such a table.
 
     >>> ExternalTableReference("orders", "raw").location
     TableName(name='orders', schema='raw')
@@ -37,6 +45,7 @@ class ExternalTableReference:
 
     name: str
     schema: str | None = None
+    shared_lock_allowed: bool = False
 
     @property
     def location(self) -> TableName:
@@ -47,11 +56,12 @@ class ExternalTableReference:
 class Table(Generic[T]):
     """A table that a task returns, or that it got from another task.
 
-    ``obj`` is a frame (pandas, polars, pyarrow), a SQLAlchemy query, or an
-    `ExternalTableReference`. ``name`` is case-insensitive; without one the table is called like
+    ``obj`` is a frame (pandas, polars, pyarrow, DuckDB, ibis, tidypolars), a SQLAlchemy query, or
+    an `ExternalTableReference`. ``name`` is case-insensitive; without one the table is called like
     its task, and a ``%%`` at its end is replaced by something unique. ``primary_key`` is a column
     or a list of columns, ``indexes`` a list of lists of columns, ``type_map`` maps columns to
-    SQLAlchemy types or SQL text.
+    SQLAlchemy types or SQL text. ``materialization_details`` is the label of a set of the table
+    store's options of how it is stored; without one the stage's label counts.
 
     Raises:
         FlowError: an argument has the wrong form.
@@ -68,6 +78,7 @@ class Table(Generic[T]):
         primary_key: str | Sequence[str] | None = None,
         indexes: Sequence[Sequence[str]] | None = None,
         type_map: Mapping[str, Any] | None = None,
+        materialization_details: str | None = None,
     ) -> None:
         self.obj = obj
         self.name = _table_name(obj, name)
@@ -75,6 +86,7 @@ class Table(Generic[T]):
         self.primary_key: tuple[str, ...] = key
         self.indexes = _indexes(indexes)
         self.type_map: dict[str, Any] = dict(type_map or {})
+        self.materialization_details = checked_label("Table", materialization_details)
         self.stage: str | None = None
         self.cache_key: str | None = None
         self.location: TableName | None = None
@@ -91,7 +103,12 @@ class Table(Generic[T]):
 
     def stored(self, name: str, *, stage: str, key: str, schema: str) -> Table[Any]:
         """Give the reference that consumers get in place of the rows."""
-        made: Table[Any] = Table(None, primary_key=self.primary_key, indexes=self.indexes)
+        made: Table[Any] = Table(
+            None,
+            primary_key=self.primary_key,
+            indexes=self.indexes,
+            materialization_details=self.materialization_details,
+        )
         made.name, made.stage, made.cache_key = name, stage, key
         made.location = TableName(name, schema)
         if self.external is not None:
@@ -105,6 +122,19 @@ class Table(Generic[T]):
         return self.stored(
             str(self.name), stage=self.stage, key=self.cache_key or "", schema=schema
         )
+
+
+def checked_label(who: str, label: Any) -> str | None:
+    """Refuse a label of materialization details that is no text.
+
+    Raises:
+        FlowError: so it is.
+
+    """
+    if label is None or isinstance(label, str):
+        return label
+    msg = f"{who}(materialization_details=) takes the label of a set of options, not {label!r}"
+    raise FlowError(msg, materialization_details=label)
 
 
 def _table_name(obj: Any, name: Any) -> str | None:
@@ -138,7 +168,8 @@ def table_form(leaf: Any) -> dict[str, Any] | None:
     if not isinstance(leaf, Table):
         return None
     external = None if leaf.external is None else [leaf.external.name, leaf.external.schema]
-    return {
+    label = leaf.materialization_details
+    return ({} if label is None else {"materialization_details": label}) | {
         MARKER: "table",
         "name": leaf.name,
         "stage": leaf.stage,
@@ -154,5 +185,10 @@ def table_from_form(form: dict[str, Any], schema: str) -> Any:
     if form[MARKER] == "external":
         return ExternalTableReference(form["name"], form["schema"])
     obj = ExternalTableReference(*form["external"]) if form["external"] else None
-    made: Table[Any] = Table(obj, primary_key=form["primary_key"], indexes=form["indexes"])
+    made: Table[Any] = Table(
+        obj,
+        primary_key=form["primary_key"],
+        indexes=form["indexes"],
+        materialization_details=form.get("materialization_details"),
+    )
     return made.stored(form["name"], stage=form["stage"], key=form["key"], schema=schema)

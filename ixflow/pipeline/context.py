@@ -9,12 +9,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ixflow.errors import StageError
+from ixflow.store.frames import Wanted
 
 if TYPE_CHECKING:
     from ixflow.pipeline.flow import Flow
     from ixflow.pipeline.stage import Stage
 
-__all__ = ["Declaration", "RunningNames", "declaration", "running", "undeclared"]
+__all__ = [
+    "Declaration",
+    "RunningNames",
+    "declaration",
+    "running",
+    "running_input_type",
+    "undeclared",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,12 @@ declaration: contextvars.ContextVar[Declaration | None] = contextvars.ContextVar
 )
 _running: contextvars.ContextVar[RunningNames | None] = contextvars.ContextVar(
     "ixflow_running", default=None
+)
+
+
+#: As what the task that is running got its tables.
+running_input_type: contextvars.ContextVar[Wanted | None] = contextvars.ContextVar(
+    "ixflow_running_input_type", default=None
 )
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from ixflow.errors import DuplicateNameError, FlowError, IxflowError, TaskError
+from ixflow.errors import FlowError, IxflowError, TaskError
 from ixflow.events import TaskFinished, emit
 from ixflow.pipeline.blob import blob_from_form, blobs_in
 from ixflow.pipeline.blob_store import BlobStore, blob_store
@@ -22,8 +20,10 @@ from ixflow.pipeline.cache import (
     script_key,
 )
 from ixflow.pipeline.containers import table_from_form
+from ixflow.pipeline.context import running_input_type
 from ixflow.pipeline.encoding import MARKER, decoded, leaves, mapped
 from ixflow.pipeline.lazy import published_names, table_key, timeless
+from ixflow.pipeline.memo import Memo, SharedMemo
 from ixflow.pipeline.outputs import Outputs, Placer, outputs_of, wrapped
 from ixflow.pipeline.raw_sql import RawSql, raw_sql_from_form, tables_among
 from ixflow.pipeline.result import Stores, TaskState, item_of, loaded
@@ -41,7 +41,7 @@ from ixflow.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["Outcome", "StageExecution", "decoded_value"]
 
@@ -86,26 +86,29 @@ class StageExecution:
         rules: Rules,
         blobs: BlobStore | None = None,
         auto_blob: tuple[type, ...] = (),
+        auto_table: tuple[type, ...] | None = None,
         value_of: Callable[[Task, Task], Any],
         reads_of: Callable[[Task], Sequence[InputRead]] = lambda _: (),
+        memo: SharedMemo[Outcome] | None = None,
     ) -> None:
         """Read the state of the stage.
 
         ``rules`` say what is valid, ``value_of(upstream, task)`` gives the value of an upstream
-        task, ``reads_of(task)`` what of it was published by others.
+        task, ``reads_of(task)`` what of it was published by others. ``memo`` is that of the
+        leader, if this is another process.
         """
         self.stage = stage
-        self.transaction = StageTransaction(store, stage.name, transaction_id)
+        self.transaction = StageTransaction(
+            store, stage.name, transaction_id, keep_versions=stage.keep_versions
+        )
         self.outcomes: dict[Task, Outcome] = {}
         self._store = store
         self._rules = rules
         self._blobs = blobs
-        self._auto_blob = auto_blob
+        self._auto_blob, self._auto_table = auto_blob, auto_table
         self._value_of = value_of
         self._reads_of = reads_of
-        self._lock = Lock()
-        self._memo: dict[str, Future[Outcome]] = {}
-        self._names: dict[str, str] = {}
+        self.memo: SharedMemo[Outcome] = Memo(stage.name) if memo is None else memo
 
     def execute(self, task: Task) -> Outcome:
         """Run the task unless its result is there; remember and tell how it ended.
@@ -140,21 +143,16 @@ class StageExecution:
     def _outcome(self, task: Task, start: float) -> Outcome:
         arguments = self._resolved(task)
         key, versioned = key_of(task, arguments, self._rules, self.transaction, self._store)
-        with self._lock:
-            future = self._memo.get(key)
-            if future is None:
-                mine: Future[Outcome] = Future()
-                self._memo[key] = mine
-        if future is not None:
+        twin = self.memo.claim(key)
+        if twin is not None:
             # An equal call of this stage: the same tables, but a place of its own.
-            twin = future.result()
             return dataclasses.replace(twin, task=task, result=_placed(twin.result, task))
         try:
             outcome = self._fresh_or_stored(task, key, arguments, start, versioned=versioned)
         except BaseException as error:
-            mine.set_exception(error)
+            self.memo.fail(key, error)
             raise
-        mine.set_result(outcome)
+        self.memo.settle(key, outcome)
         return outcome
 
     def _resolved(self, task: Task) -> dict[str, Any]:
@@ -178,10 +176,11 @@ class StageExecution:
             held = self.transaction.held.whole(key)
             if held is not None and self._has_blobs(held):
                 return self._stored(task, held, TaskState.RESUMED, start)
-        returned = wrapped(self._called(task, arguments), self._auto_blob)
+        returned = wrapped(self._called(task, arguments), self._auto_blob, self._auto_table)
         self._refuse_forgotten_return(task, returned)
         inputs = leaves(arguments)
-        schemas = {self.transaction.schema: self.transaction.published_schema}
+        where = self.transaction
+        schemas = self._store.spellings(where.schema, where.published_schema)
         schemas.update(published_names(inputs, self._store))
         run_before = mapped(returned, lambda leaf: self._ran(task, key, leaf, inputs, schemas))
         outputs = outputs_of(task, key, run_before, self._placer(task, key, schemas))
@@ -189,7 +188,7 @@ class StageExecution:
             self.transaction.check_external(table)
         self._store_blobs(task, key, outputs.blobs)
         result = self._result(task, key, outputs)
-        self._register(task, key, result.tables)
+        self.memo.register(task.name, key, result.tables)
         state = self._kept(task, outputs, result, data_version=key if versioned else None)
         return Outcome(task, outputs.value, result, state, time.monotonic() - start)
 
@@ -218,7 +217,8 @@ class StageExecution:
         made = {} if self._rules.forced else self.transaction.made_by(own)
         if not made:
             self.transaction.begin()
-            beside = _tables_in(inputs, self.transaction.published_schema)
+            places = [table.location for table in tables_among(inputs) if table.location]
+            beside = self.transaction.beside_scripts(places)
             script = Script(leaf.sql, leaf.separator, own, beside)
             made = self.transaction.run_script(task.name, script, replaces=task.is_unique)
         return leaf.stored(stage=task.stage.name, key=own, tables=made)
@@ -226,7 +226,7 @@ class StageExecution:
     def _store_blobs(self, task: Task, key: str, found: Sequence[tuple[str, Any]]) -> None:
         """Write blobs before the result that names them; one too many is collected later."""
         for name, obj in found:
-            self._register(task, key, (f"blob {name}",))
+            self.memo.register(task.name, key, (f"blob {name}",))
             blob_store(self._blobs, self.stage.name).write(self.stage.name, name, key, obj)
 
     def _has_blobs(self, result: StoredResult) -> bool:
@@ -274,7 +274,7 @@ class StageExecution:
             raise FlowError(msg, stage=task.stage.name, task=task.name)
 
     def _stored(self, task: Task, found: StoredResult, state: TaskState, start: float) -> Outcome:
-        self._register(task, found.task_key, found.tables)
+        self.memo.register(task.name, found.task_key, found.tables)
         where = self.transaction
         value = decoded_value(found.output, lambda name, key: where.located(name, key)[0])
         return Outcome(task, value, _placed(found, task), state, time.monotonic() - start)
@@ -283,27 +283,14 @@ class StageExecution:
         type_ = task.input_type
         stores = Stores(self._store, self._blobs)
         frames = {name: loaded(stores, value, type_) for name, value in arguments.items()}
+        token = running_input_type.set(type_)
         try:
             return task.call(task.fn, frames)
         except Exception as error:
             raise self._failure(task, error) from error
-
-    def _register(self, task: Task, key: str, names: tuple[str, ...]) -> None:
-        with self._lock:
-            for name in names:
-                if self._names.setdefault(name, key) != key:
-                    msg = (
-                        f"two tasks of stage {self.stage.name} make a table {name!r}, one of them "
-                        f"is {task.name}; give one another name, or end the name with %%"
-                    )
-                    raise DuplicateNameError(msg, stage=self.stage.name, name=name)
+        finally:
+            running_input_type.reset(token)
 
 
 def _placed(result: StoredResult, task: Task) -> StoredResult:
     return dataclasses.replace(result, position=task.position, task=task.name)
-
-
-def _tables_in(inputs: Iterable[Any], schema: str) -> dict[str, str]:
-    """Find the tables among a task's inputs that are in a schema."""
-    places = [table.location for table in tables_among(inputs) if table.location is not None]
-    return {place.name: schema for place in places if place.schema == schema}

@@ -14,11 +14,14 @@ from ixflow.pipeline.cache import Rules
 from ixflow.pipeline.config import ConfigContext
 from ixflow.pipeline.containers import normalised
 from ixflow.pipeline.context import Declaration, declaration
+from ixflow.pipeline.engine import OrchestrationEngine, ThreadedEngine, check_engine
+from ixflow.pipeline.locks.run_locks import RunLocks
 from ixflow.pipeline.pipedag_config import PipedagConfig, configured
-from ixflow.pipeline.result import Result, Subflow, TaskState
-from ixflow.pipeline.run import Run, relocated, run_flow
+from ixflow.pipeline.result import Result
+from ixflow.pipeline.run import Run
 from ixflow.pipeline.stage import Stage
 from ixflow.pipeline.task import Task, TaskGetItem
+from ixflow.values import new_run_id
 
 __all__ = ["Flow"]
 
@@ -85,10 +88,12 @@ class Flow:
         self,
         *components: Task | TaskGetItem | Stage,
         config: ConfigContext | PipedagConfig | None = None,
+        orchestration_engine: OrchestrationEngine | None = None,
         fail_fast: bool | None = None,
         ignore_cache_function: bool = False,
         transaction_id: str | None = None,
         on_event: Callable[[Event], None] | None = None,
+        **kwargs: Any,
     ) -> Result:
         """Run the flow, or some stages of it, or some tasks.
 
@@ -96,13 +101,16 @@ class Flow:
         run with those nested in them and are published. Tasks run though they are valid, and are
         not published. ``config`` defaults to the innermost open `ConfigContext`, else to what
         `PipedagConfig.default` says of this flow; tasks find it with `ConfigContext.get`.
+        ``orchestration_engine`` (default: the configuration's, else threads) runs the steps, and
+        takes all ``kwargs`` that are not named here. With ``fail_fast`` (default: the
+        configuration's) nothing starts after a failure; without, what does not wait for it goes on.
         ``ignore_cache_function`` takes results as valid whatever cache functions say. A failed run
         is taken up again by another with the same ``transaction_id``.
 
         Raises:
-            FlowError: the components are of two kinds or of another flow, or there is no
-                configuration.
-            IxflowError: the run failed and ``fail_fast`` (default: the configuration's) is set.
+            FlowError: the components are of two kinds or of another flow, there is no
+                configuration, or the engine does not know one of the ``kwargs``.
+            IxflowError: the run failed and is to fail fast.
 
         >>> flow.run(config=create_basic_pipedag_config(url)).successful  # doctest: +SKIP
         True
@@ -112,11 +120,14 @@ class Flow:
             raise FlowError(msg, flow=self.name)
         tasks, commits = self._selection(components)
         with configured(config, self.name) as chosen:
-            run, error = run_flow(
+            engine = orchestration_engine or chosen.orchestration_engine or ThreadedEngine()
+            engine = check_engine(engine, kwargs)
+            fail_fast = chosen.fail_fast if fail_fast is None else fail_fast
+            run = Run(
+                chosen.table_store,
                 tasks,
                 commits,
-                chosen.table_store,
-                transaction_id=transaction_id,
+                transaction_id=transaction_id or new_run_id(),
                 rules=Rules(
                     forced=not commits or chosen.force_task_execution,
                     ignore_cache_function=ignore_cache_function or chosen.ignore_cache_function,
@@ -124,12 +135,18 @@ class Flow:
                 ),
                 blobs=chosen.blob_store,
                 auto_blob=chosen.auto_blob,
+                auto_table=chosen.auto_table,
                 max_workers=chosen.max_workers,
+                fail_fast=fail_fast,
+                flow=self,
+                config=chosen,
+                locks=RunLocks(chosen, [stage.name for stage in commits]),
                 on_event=on_event,
             )
-        if error is not None and (chosen.fail_fast if fail_fast is None else fail_fast):
-            raise error
-        return self._result(run, error, chosen, Subflow(self, frozenset(tasks), frozenset(commits)))
+            result = run.run(engine, kwargs)
+        if result.exception is not None and fail_fast:
+            raise result.exception
+        return result
 
     def _selection(
         self, components: Sequence[Task | TaskGetItem | Stage]
@@ -148,28 +165,6 @@ class Flow:
         chosen = {stage for outer in stages for stage in outer.subtree()}
         tasks = [task for task in self.tasks if task in wanted or task.stage in chosen]
         return tasks, [stage for stage in self.stages.values() if stage in chosen]
-
-    def _result(
-        self, run: Run, error: Exception | None, config: ConfigContext, subflow: Subflow
-    ) -> Result:
-        values = {
-            task: relocated(run, outcome.value, task.stage)
-            for task, outcome in run.outcomes.items()
-        }
-        states = dict.fromkeys(self.tasks, TaskState.UNKNOWN)
-        states.update({task: outcome.state for task, outcome in run.outcomes.items()})
-        states.update(dict.fromkeys(run.failed, TaskState.FAILED))
-        return Result(
-            flow=self,
-            successful=error is None,
-            config_context=config,
-            task_values=values,
-            task_states=states,
-            exception=error,
-            stages=dict(run.results),
-            store=run.store,
-            subflow=subflow,
-        )
 
     def visualize(self, result: Result | None = None) -> Any:
         """Show the flow as a graph, in a notebook or in a viewer; needs pydot and Graphviz.

@@ -24,7 +24,7 @@ def published_names(inputs: Iterable[Any], store: SQLTableStore) -> dict[str, st
     found = {}
     for table in tables_among(inputs):
         if table.stage and table.location and not table.external:
-            found[str(table.location.schema)] = store.schema(table.stage)
+            found.update(store.spellings(str(table.location.schema), store.schema(table.stage)))
     return found
 
 
@@ -46,6 +46,9 @@ def table_key(
     frames = frames_for(obj)
     identity = None if frames is None else frames.identity(store.engine, obj, spec)
     types = {column: repr(wanted) for column, wanted in spec.type_map.items()}
-    form = json.dumps([spec.name, spec.primary_key, spec.indexes, types], sort_keys=True)
+    stored = [spec.name, spec.primary_key, spec.indexes, types]
+    if options := store.details.of(spec.materialization_details, f"table {spec.name}"):
+        stored.append(dict(options))
+    form = json.dumps(stored, sort_keys=True)
     text = timeless(identity, schemas) if identity is not None else uuid.uuid4().hex
     return lazy_table_key(key, text, form)

@@ -11,10 +11,11 @@ from ixflow.errors import FlowError, StageError
 from ixflow.pipeline.auto_version import AutoVersion, check_auto_version
 from ixflow.pipeline.blob import Blob
 from ixflow.pipeline.containers import Table, normalised
-from ixflow.pipeline.context import declaration
+from ixflow.pipeline.context import declaration, running_input_type
 from ixflow.pipeline.encoding import mapped
 from ixflow.pipeline.raw_sql import RawSql
 from ixflow.pipeline.task import Task, TaskDefinition
+from ixflow.store.frames import wanted_frame
 
 __all__ = ["MaterializingTask", "materialize"]
 
@@ -42,11 +43,13 @@ class MaterializingTask:
 
         Raises:
             StageError: a flow is open but no stage.
+            FlowError: it is called by a task whose tables are of another type.
             TypeError: the arguments do not fit the function.
 
         """
         declared = declaration.get()
         if declared is None:
+            self._check_input_type()
             return mapped(self.fn(*args, **kwargs), _unwrapped)
         if declared.stage is None:
             msg = f"task {self.name} is called in flow {declared.flow.name} outside of a stage"
@@ -56,6 +59,16 @@ class MaterializingTask:
         declared.stage.add(task)
         declared.flow.tasks.append(task)
         return task
+
+    def _check_input_type(self) -> None:
+        """Refuse the frames of another task, if this one has said that it takes others."""
+        theirs, own = running_input_type.get(), self.definition.input_type
+        if theirs is not None and own is not None and theirs != own:
+            msg = (
+                f"task {self.name} takes tables as {own}, but is called by a task that takes them "
+                f"as {theirs}; call {self.name}.fn with frames that it takes"
+            )
+            raise FlowError(msg, task=self.name)
 
     def __repr__(self) -> str:
         """Show the name."""
@@ -76,7 +89,7 @@ def materialize(fn: Callable[..., Any], /) -> MaterializingTask: ...
 def materialize(
     *,
     name: str | None = None,
-    input_type: type | None = None,
+    input_type: type | tuple[type, str] | dict[str, Any] | None = None,
     version: str | AutoVersion | None = None,
     cache: Callable[..., Any] | None = None,
     lazy: bool = False,
@@ -90,7 +103,7 @@ def materialize(
     /,
     *,
     name: str | None = None,
-    input_type: type | None = None,
+    input_type: type | tuple[type, str] | dict[str, Any] | None = None,
     version: str | AutoVersion | None = None,
     cache: Callable[..., Any] | None = None,
     lazy: bool = False,
@@ -100,11 +113,14 @@ def materialize(
     """Make a function a task whose tables are stored.
 
     ``input_type`` is the type as which tables arrive (pandas.DataFrame, polars.DataFrame or
-    LazyFrame, pyarrow.Table, sqlalchemy.Table); without one they arrive as (name, schema).
+    LazyFrame, pyarrow.Table, sqlalchemy.Table, duckdb.DuckDBPyRelation, ibis.Table,
+    tidypolars.tibble); without one they arrive as (name, schema). A pair, or a dict with the keys
+    "type" and "backend", says what a DataFrame's columns are: ``(pandas.DataFrame, "numpy")``.
     ``version`` is changed with the function's meaning: an equal version on equal inputs is not
     run again; without one the task runs every time, and so does what follows; with `AUTO_VERSION`
-    it is a hash of the plan that the function makes of empty LazyFrames. ``cache`` is called
-    with the task's arguments, tables as references, and what it returns decides validity too.
+    it is a hash of the plan that the function makes of empty LazyFrames, or of what it does with
+    stand-ins for DataFrames. ``cache`` is called with the task's arguments, tables as references,
+    and what it returns decides validity too.
     A ``lazy`` task's function is called every time, and needs no version: its tables are made again
     when the texts of its queries (`sqlalchemy` selects, `RawSql`), or its frames' contents, change.
     ``nout`` is the number of elements that unpacking the call gives. ``outputs`` names the tables
@@ -113,6 +129,7 @@ def materialize(
 
     Raises:
         FlowError: an argument has the wrong form.
+        UnsupportedType: tables cannot be read as ``input_type``.
 
     >>> @materialize(version="1", nout=2)
     ... def two():
@@ -125,13 +142,14 @@ def materialize(
     _check("version", version, "text, such as '1.0'", fits)
     _check("outputs", outputs, "a list of names", not isinstance(outputs, str))
     names = None if outputs is None else tuple(normalised(output) for output in outputs)
+    wanted = None if input_type is None else wanted_frame(input_type)
 
     def decorate(function: Callable[..., Any]) -> MaterializingTask:
         called = name or function.__name__
         if isinstance(version, AutoVersion):
-            check_auto_version(called, input_type, lazy=lazy)
+            check_auto_version(called, wanted, lazy=lazy)
         return MaterializingTask(
-            TaskDefinition(function, called, input_type, version, cache, nout, names, lazy)
+            TaskDefinition(function, called, wanted, version, cache, nout, names, lazy)
         )
 
     return decorate if fn is None else decorate(fn)

@@ -9,7 +9,7 @@ from typing import Any
 from ixflow.errors import DuplicateNameError, FlowError
 from ixflow.pipeline.blob import Blob, blob_form
 from ixflow.pipeline.containers import ExternalTableReference, Table, normalised, table_form
-from ixflow.pipeline.encoding import encoded, leaves, mapped
+from ixflow.pipeline.encoding import encoded, fields_of, leaves, mapped
 from ixflow.pipeline.raw_sql import RawSql, raw_sql_form
 from ixflow.pipeline.task import Task, stage_form
 from ixflow.store import TableWrite
@@ -47,18 +47,38 @@ def value_form(leaf: Any) -> dict[str, Any] | None:
     return table_form(leaf) or raw_sql_form(leaf) or blob_form(leaf) or stage_form(leaf)
 
 
-def wrapped(returned: Any, auto_blob: tuple[type, ...] = ()) -> Any:
+def wrapped(
+    returned: Any,
+    auto_blob: tuple[type, ...] = (),
+    auto_table: tuple[type, ...] | None = None,
+) -> Any:
     """Put what is to be stored into a `Table` or a `Blob`, where the function has not.
 
-    ``auto_blob`` are the types whose objects are blobs.
+    ``auto_blob`` are the types whose objects are blobs, ``auto_table`` those whose objects are
+    tables; None: all kinds of frames and queries.
+
+    Raises:
+        FlowError: a frame is not wrapped, and its type not among ``auto_table``.
+
     """
 
     def wrap(leaf: Any) -> Any:
         if isinstance(leaf, auto_blob):
             return Blob(leaf)
-        return _wrapped(leaf)
+        if isinstance(leaf, (ExternalTableReference, *(auto_table or ()))):
+            return Table(leaf)
+        if not is_frame(leaf):
+            return leaf
+        if auto_table is not None:
+            kind = f"{type(leaf).__module__}.{type(leaf).__qualname__}"
+            msg = (
+                f"a {kind} was returned as it is; wrap it in Table(...), or add its type to the "
+                f"configuration's auto_table"
+            )
+            raise FlowError(msg, type=kind)
+        return Table(leaf)
 
-    return mapped(returned, wrap)
+    return mapped(returned, wrap, whole=auto_blob)
 
 
 def outputs_of(task: Task, key: str, returned: Any, place: Placer) -> Outputs:
@@ -80,7 +100,14 @@ def outputs_of(task: Task, key: str, returned: Any, place: Placer) -> Outputs:
     references: dict[int, Any] = {}
     writes = []
     for table, name in zip(tables, names, strict=True):
-        spec = TableSpec(name, table.primary_key, table.indexes, table.type_map)
+        label = table.materialization_details or task.stage.materialization_details
+        spec = TableSpec(
+            name,
+            table.primary_key,
+            table.indexes,
+            table.type_map,
+            materialization_details=label,
+        )
         own, schema = (None, "") if table.external else place(table.obj, spec)
         made = table.stored(name, stage=task.stage.name, key=own or key, schema=schema)
         references[id(table)] = made
@@ -110,10 +137,6 @@ def _blobs(task: Task, key: str, found: list[Blob[Any]]) -> list[tuple[Blob[Any]
     return named
 
 
-def _wrapped(leaf: Any) -> Any:
-    return Table(leaf) if isinstance(leaf, ExternalTableReference) or is_frame(leaf) else leaf
-
-
 def _names(
     task: Task, key: str, value: Any, tables: list[Table[Any]], scripted: list[str]
 ) -> list[str]:
@@ -138,8 +161,9 @@ def _declared_names(task: Task, value: Any) -> dict[int, str]:
     outputs = task.definition.outputs
     if outputs is None:
         return {}
-    if isinstance(value, dict):
-        pairs = [(normalised(name), leaf) for name, leaf in value.items() if name is not None]
+    fields = value if isinstance(value, dict) else fields_of(value)
+    if fields is not None:
+        pairs = [(normalised(name), leaf) for name, leaf in fields.items() if name is not None]
         return {id(leaf): name for name, leaf in pairs if name in outputs}
     items = value if isinstance(value, (list, tuple)) else [value]
     tables = [leaf for leaf in items if isinstance(leaf, Table)]

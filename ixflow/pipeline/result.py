@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ixflow.errors import TaskError, ValidationError
+from ixflow.errors import NoConfiguration, TaskError, ValidationError
 from ixflow.pipeline.blob import Blob
 from ixflow.pipeline.blob_store import BlobStore, blob_store
 from ixflow.pipeline.containers import ExternalTableReference, Table
-from ixflow.pipeline.encoding import mapped
+from ixflow.pipeline.encoding import fields_of, leaves, mapped
+from ixflow.pipeline.locks.run_locks import lock_for_reading
 from ixflow.pipeline.raw_sql import RawSql
-from ixflow.pipeline.task import Task, TaskGetItem
+from ixflow.pipeline.task import Field, Task, TaskGetItem
+from ixflow.pipeline.unchanged import read_unchanged, tables_of
+from ixflow.store.frames import Wanted, wanted_frame
 
 if TYPE_CHECKING:
     from ixflow.pipeline.audit import AuditOutcome
     from ixflow.pipeline.config import ConfigContext
     from ixflow.pipeline.flow import Flow
-    from ixflow.pipeline.stage import Stage
+    from ixflow.pipeline.subflow import Subflow
     from ixflow.store import SQLTableStore, TableColumn
+    from ixflow.store.lineage import ColumnSource
 
 __all__ = [
     "Result",
     "StageResult",
     "Stores",
-    "Subflow",
     "TableResult",
     "TaskState",
     "item_of",
     "loaded",
+    "with_backend",
 ]
 
 
@@ -74,6 +79,15 @@ class TableResult:
     seconds: float
     data_version: str
 
+    @property
+    def lineage(self) -> dict[str, tuple[ColumnSource, ...] | None]:
+        """Map each column to the columns that feed it, by schema, table and column.
+
+        None: that is not known. It is told of tables that SQLAlchemy queries make, from the query;
+        what literal text is part of is not.
+        """
+        return {column.name: column.sources for column in self.columns}
+
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
@@ -108,15 +122,6 @@ class StageResult:
         raise KeyError(msg)
 
 
-@dataclass(frozen=True, slots=True)
-class Subflow:
-    """The part of a flow that a run was asked for."""
-
-    flow: Flow
-    selected_tasks: frozenset[Task]
-    selected_stages: frozenset[Stage]
-
-
 @dataclass(slots=True)
 class Result:
     """What the run of a flow did.
@@ -149,11 +154,17 @@ class Result:
         """Give a `pydot.Dot` of the flow and what came of its tasks."""
         return self.flow.visualize_pydot(self)
 
-    def get(self, task: Task | TaskGetItem, as_type: type | None = None) -> Any:
+    def get(self, task: Task | TaskGetItem, as_type: Any = None) -> Any:
         """Load what a task returned; tables as ``as_type``, or as the task's own input type.
+
+        It is always of this run. Types that are read later, such as `sqlalchemy.Table`, stay so
+        only within a `StageLockContext`, with a lock manager.
 
         Raises:
             TaskError: the task has no result in this run.
+            CacheError: another run has replaced it.
+            LockError: the configuration has a lock manager and ``strict_result_get_locking``, and
+                no `StageLockContext` is open.
 
         >>> result.get(orders, as_type=pl.DataFrame)  # doctest: +SKIP
         """
@@ -166,10 +177,15 @@ class Result:
         if isinstance(task, TaskGetItem):
             value = item_of(value, task)
         kind = as_type or root.input_type
-        if self.config_context is None:
-            return loaded(Stores(self.store), value, kind)
-        with self.config_context as config:
-            return loaded(Stores(config.table_store, config.blob_store), value, kind)
+        with contextlib.ExitStack() as stack:
+            stores = Stores(self.store)
+            if self.config_context is not None:
+                config = stack.enter_context(self.config_context)
+                lock_for_reading(config, root.stage.name)
+                stores = Stores(config.table_store, config.blob_store)
+            stack.enter_context(stores.tables.held_open())
+            tables = tables_of(leaves(value), self.stages)
+            return read_unchanged(stores.tables, tables, lambda: loaded(stores, value, kind))
 
 
 def item_of(value: Any, item: TaskGetItem) -> Any:
@@ -180,15 +196,23 @@ def item_of(value: Any, item: TaskGetItem) -> Any:
 
     """
     for step in item.path:
+        name = step.name if isinstance(step, Field) else step
         try:
-            value = value[step]
+            value = _element(value, step)
         except (KeyError, IndexError, TypeError) as error:
             msg = (
                 f"task {item.task.stage.name}.{item.task.name} returned {type(value).__name__}, "
-                f"which has no element {step!r} (wired as {item!r})"
+                f"which has no element {name!r} (wired as {item!r})"
             )
-            raise ValidationError(msg, task=item.task.name, item=step) from error
+            raise ValidationError(msg, task=item.task.name, item=name) from error
     return value
+
+
+def _element(value: Any, step: int | str | Field) -> Any:
+    fields = fields_of(value)
+    if isinstance(step, Field):
+        return (fields or {})[step.name]
+    return value[step] if fields is None or isinstance(step, int) else fields[step]
 
 
 class Stores(NamedTuple):
@@ -200,10 +224,11 @@ class Stores(NamedTuple):
 
 def loaded(stores: Stores, value: Any, type_: Any) -> Any:
     """Read every reference in a value: tables as a type of frame, blobs as they were."""
+    wanted = with_backend(type_)
 
     def load(leaf: Any) -> Any:
         if isinstance(leaf, (Table, ExternalTableReference)) and leaf.location is not None:
-            return stores.tables.read(leaf.location, type_)
+            return stores.tables.read(leaf.location, wanted)
         if isinstance(leaf, Blob):
             stage = str(leaf.stage)
             blobs = blob_store(stores.blobs, stage)
@@ -213,3 +238,18 @@ def loaded(stores: Stores, value: Any, type_: Any) -> Any:
         return leaf
 
     return mapped(value, load)
+
+
+def with_backend(type_: Any) -> Wanted | None:
+    """Understand a type of frame; the open configuration says the backend that it does not."""
+    from ixflow.pipeline.config import ConfigContext
+
+    wanted = None if type_ is None else wanted_frame(type_)
+    if wanted is None or wanted.backend is not None:
+        return wanted
+    try:
+        hooks: Mapping[str, Any] = ConfigContext.get().table_hook_args
+    except NoConfiguration:
+        return wanted
+    backend = hooks.get(wanted.type.__module__.partition(".")[0], {}).get("dtype_backend")
+    return replace(wanted, backend=backend)

@@ -1,36 +1,49 @@
-"""Running stages: tasks on threads, then audits, then one commit a stage.
+"""Running stages: tasks in an engine's hands, then audits, then one commit a stage.
 
-A run holds no lock while it computes. It remembers what it read of other stages, and the commit
-checks under the stage's lock that this is still what is published; if not, the stage is computed
-again from what is there now, up to three times in all. Tasks whose inputs did not move are resumed
-from the transaction, not run again.
+A run holds no lock while it computes, unless it is given `RunLocks`. It remembers what it read of
+other stages, and the commit checks under the stage's own lock that this is still what is published;
+if not, the stage is computed again from what is there now, up to three times in all. Tasks whose
+inputs did not move are resumed from the transaction, not run again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ixflow.errors import CacheError, InputChanged
+from ixflow.errors import (
+    CacheError,
+    InputChanged,
+    LockError,
+    LockNotAvailable,
+    SourceUnavailable,
+)
 from ixflow.events import Event, StagePublished, emit, listen
-from ixflow.pipeline.audit import AuditOutcome, judged, judged_one
+from ixflow.pipeline.audit import AuditOutcome, judged
 from ixflow.pipeline.blob import blobs_in
 from ixflow.pipeline.blob_store import BlobStore
 from ixflow.pipeline.cache import Rules
 from ixflow.pipeline.context import undeclared
 from ixflow.pipeline.encoding import mapped
+from ixflow.pipeline.engine import OrchestrationEngine
 from ixflow.pipeline.execute import Outcome, StageExecution, decoded_value
-from ixflow.pipeline.result import StageResult, TableResult
-from ixflow.pipeline.schedule import Node, dependencies, making, run_graph
+from ixflow.pipeline.locks.run_locks import NO_LOCKS, RunLocks
+from ixflow.pipeline.progress import Ended, Progress, name_of
+from ixflow.pipeline.result import Result, StageResult, TableResult, TaskState
+from ixflow.pipeline.schedule import Node, dependencies, ordered
 from ixflow.pipeline.stage import Stage
+from ixflow.pipeline.subflow import Subflow
 from ixflow.pipeline.task import Task
 from ixflow.store import InputRead, SQLTableStore, StageState
-from ixflow.values import new_run_id
 
-__all__ = ["Run", "audit_published", "relocated", "run_flow", "run_stage"]
+if TYPE_CHECKING:
+    from ixflow.pipeline.config import ConfigContext
+    from ixflow.pipeline.flow import Flow
+
+__all__ = ["Run"]
 
 _log = logging.getLogger("ixflow.pipeline")
 _TRIES = 3
@@ -51,6 +64,12 @@ class Run:
         rules: Rules = _USUAL,
         blobs: BlobStore | None = None,
         auto_blob: tuple[type, ...] = (),
+        auto_table: tuple[type, ...] | None = None,
+        max_workers: int = 4,
+        fail_fast: bool = True,
+        flow: Flow | None = None,
+        config: ConfigContext | None = None,
+        locks: RunLocks = NO_LOCKS,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
         self.store = store
@@ -61,77 +80,105 @@ class Run:
         self.outcomes: dict[Task, Outcome] = {}
         self.results: dict[str, StageResult] = {}
         self._full = full
-        self._rules = rules
+        self.rules = rules
         self.blobs = blobs
-        self._auto_blob = auto_blob
+        self._auto_blob, self._auto_table = auto_blob, auto_table
+        self.max_workers = max_workers
+        self._fail_fast = fail_fast
+        self.flow = flow
+        self.config = config
+        self._locks = locks
         self._on_event = on_event
-        self._reset()
+        self._reset({})
 
-    def _reset(self) -> None:
-        self.failed: list[Task] = []
+    def _reset(self, failures: Mapping[Node, Exception]) -> None:
+        """Forget what was read and computed, but not what is published, or failed for good."""
+        stages = [stage for stage in self.commits if stage.name not in self.results]
+        tasks = [task for task in self.tasks if task.stage.name not in self.results]
+        self.progress = Progress(dependencies(tasks, stages), fail_fast=self._fail_fast)
+        for node, error in failures.items():
+            self.progress.fail(node, error)
         self._lock = Lock()
         self._executions: dict[str, StageExecution] = {}
         self._foreign: dict[str, StageState] = {}
         self._reads: dict[Task, set[InputRead]] = {}
 
-    def run(self, max_workers: int) -> None:
-        """Run what is not yet committed, again if an input moves meanwhile.
+    @property
+    def error(self) -> Exception | None:
+        """The first error of the run."""
+        return next(iter(self.progress.failures.values()), None)
 
-        Raises:
-            TaskError, AuditFailed: nothing of that stage was published.
-            InputChanged: inputs kept moving.
-
-        """
+    def run(self, engine: OrchestrationEngine, options: Mapping[str, Any]) -> Result:
+        """Let the engine run what is not yet committed, again if an input moves meanwhile."""
         with contextlib.ExitStack() as stack:
+            # First of all: who waited must see what the run before has published, and let that run
+            # use a database file meanwhile.
+            try:
+                stack.enter_context(self._locks)
+            except (LockError, LockNotAvailable, SourceUnavailable) as error:
+                self.progress.fail(self.commits[0], error)
+                return Subflow(self, ordered(self.progress.graph)).result()
             stack.enter_context(self.store.held_open())
             if self._on_event is not None:
                 stack.enter_context(listen(self._on_event))
             for left in range(_TRIES - 1, -1, -1):
-                try:
-                    run_graph(self._graph(), self._work, max_workers)
-                except InputChanged as error:
-                    if not left:
-                        raise
-                    _log.info("%s; computing it again", error)
-                    self._reset()
-                else:
-                    return
+                subflow = Subflow(self, ordered(self.progress.graph))
+                result: Result = engine.run(subflow, **options)
+                failures = self.progress.failures
+                moved = [e for e in failures.values() if isinstance(e, InputChanged)]
+                if not moved or not left:
+                    break
+                _log.info("%s; computing it again", moved[0])
+                self._reset({n: e for n, e in failures.items() if not isinstance(e, InputChanged)})
+            for node, found in list(self.progress.failures.items())[1:]:
+                _log.error("%s failed too: %s", name_of(node), found)
+        return result
 
-    def _graph(self) -> dict[Node, set[Node]]:
-        stages = [stage for stage in self.commits if stage.name not in self.results]
-        tasks = [task for task in self.tasks if task.stage.name not in self.results]
-        return dependencies(tasks, stages)
+    def perform(self, node: Node) -> Ended:
+        """Do the work of a node here, unless it is done or cannot start any more.
 
-    def _work(self, node: Node) -> None:
-        with undeclared(self):
-            if isinstance(node, Stage):
-                self._commit(node)
-                return
-            try:
-                outcome = self._execution(node.stage).execute(node)
-            except Exception:
-                self.failed.append(node)
-                raise
-            self.outcomes[node] = outcome
+        Raises:
+            FlowError: it waits for something that has not ended.
 
-    def _execution(self, stage: Stage) -> StageExecution:
+        """
+        ended = self.progress.begin(node)
+        if ended is not None:
+            return ended
+        try:
+            with undeclared(self):
+                state = self._work(node)
+        except Exception as error:  # noqa: BLE001 - the engine decides what becomes of the others
+            return self.progress.fail(node, error)
+        return self.progress.succeed(node, state)
+
+    def _work(self, node: Node) -> TaskState:
+        if isinstance(node, Stage):
+            self._commit(node)
+            return TaskState.COMPLETED
+        outcome = self.execution(node.stage).execute(node)
+        self.outcomes[node] = outcome
+        return outcome.state
+
+    def execution(self, stage: Stage) -> StageExecution:
+        """Give what is remembered of a stage, and its transaction."""
         with self._lock:
             if stage.name not in self._executions:
                 self._executions[stage.name] = StageExecution(
                     self.store,
                     stage,
                     self.transaction_id,
-                    rules=self._rules,
+                    rules=self.rules,
                     blobs=self.blobs,
                     auto_blob=self._auto_blob,
-                    value_of=self._value_of,
-                    reads_of=self._reads_of,
+                    auto_table=self._auto_table,
+                    value_of=self.value_of,
+                    reads_of=self.reads_of,
                 )
             return self._executions[stage.name]
 
     # -- values between tasks -------------------------------------------------------------------
 
-    def _value_of(self, upstream: Task, task: Task) -> Any:
+    def value_of(self, upstream: Task, task: Task) -> Any:
         """Give an upstream task's value: of this transaction if it may be seen, else published."""
         inside = upstream.stage == task.stage or task.stage.within(upstream.stage)
         if upstream in self._selected and (inside or upstream.stage not in self.commits):
@@ -152,14 +199,22 @@ class Run:
         schema = self.store.schema(name)
         return decoded_value(found.output, lambda *_: schema)
 
-    def _reads_of(self, *tasks: Task) -> list[InputRead]:
+    def relocated(self, task: Task) -> Any:
+        """Give the value of a task, with its tables where they are after the run."""
+        value = self.outcomes[task].value
+        if task.stage.name not in self.results:
+            return value
+        schema = self.store.schema(task.stage.name)
+        return mapped(value, lambda leaf: leaf.moved(schema) if hasattr(leaf, "moved") else leaf)
+
+    def reads_of(self, *tasks: Task) -> list[InputRead]:
         """List what these tasks have read of other stages and of tasks that are not selected."""
         reads = {read for task in tasks for read in self._reads.get(task, ())}
         return sorted(reads, key=lambda read: (read.stage, read.position))
 
     def transaction_schema(self, stage: Stage) -> str:
         """Name the schema that this run writes the stage's tables to."""
-        return self._execution(stage).transaction.schema
+        return self.store.schema_of(self.execution(stage).transaction.schema)
 
     def current_schema(self, stage: Stage) -> str:
         """Name the schema where this run finds the stage's tables now."""
@@ -171,13 +226,14 @@ class Run:
     # -- publishing -----------------------------------------------------------------------------
 
     def _commit(self, stage: Stage) -> None:
-        execution = self._execution(stage)
+        execution = self.execution(stage)
         outcomes = [execution.outcomes[t] for t in self.tasks if t in execution.outcomes]
         audits = self._audited(stage, execution, outcomes)
+        self._locks.check(stage.name)
         done = execution.transaction.commit(
             [outcome.result for outcome in outcomes],
             full=self._full,
-            inputs=self._reads_of(*(task for task in self.tasks if task.stage == stage)),
+            inputs=self.reads_of(*(task for task in self.tasks if task.stage == stage)),
         )
         self.results[stage.name] = self.stage_result(
             stage, version=done.version, published=done.changed, dropped=done.dropped, audits=audits
@@ -186,6 +242,7 @@ class Run:
             emit(StagePublished(stage.name, done.version, done.published))
         if done.changed and self.blobs is not None:
             self._collect_blobs(stage, self.blobs)
+        self._locks.done(stage.name)
 
     def _collect_blobs(self, stage: Stage, blobs: BlobStore) -> None:
         """Remove the blobs that no result of the stage refers to, published or not."""
@@ -203,7 +260,7 @@ class Run:
         audits: tuple[AuditOutcome, ...] = (),
     ) -> StageResult:
         """Describe the stage's part of the run."""
-        execution = self._execution(stage)
+        execution = self.execution(stage)
         outcomes = [execution.outcomes[t] for t in self.tasks if t in execution.outcomes]
         where = execution.transaction
         return StageResult(
@@ -250,99 +307,3 @@ def _table_results(
                 table.data_version,
             )
     return tuple(found.values())
-
-
-def run_stage(
-    stage: Stage,
-    store: SQLTableStore,
-    *,
-    transaction_id: str | None = None,
-    tables: Collection[str] | None = None,
-    commit: bool = True,
-    blobs: BlobStore | None = None,
-    max_workers: int = 4,
-    on_event: Callable[[Event], None] | None = None,
-) -> StageResult:
-    """Run one stage of a flow and publish its tables together; others read what was published.
-
-    ``tables`` selects the tasks that make these tables, and publishes only them. A run with the
-    ``transaction_id`` of a failed one takes over the tables that it had finished. Inputs from
-    other stages, and from tasks that are not selected, are those that are published.
-
-    Raises:
-        TaskError: a task raised; the cause is its exception. Nothing was published.
-        AuditFailed: an audit refused the tables. Nothing was published.
-        InputChanged: inputs were published anew, again and again, while the stage was computed.
-        CacheError: an input was never published.
-        StageError: ``tables`` names one that no task of the stage is known to make.
-
-    >>> result = run_stage(flow["staging"], store)  # doctest: +SKIP
-    >>> result["orders"].rows  # doctest: +SKIP
-    200000
-    """
-    selected = stage.tasks if tables is None else making(stage, tables)
-    run = Run(
-        store,
-        selected,
-        [stage] if commit else [],
-        transaction_id=transaction_id or new_run_id(),
-        full=tables is None,
-        blobs=blobs,
-        on_event=on_event,
-    )
-    run.run(max_workers)
-    return run.results[stage.name] if commit else run.stage_result(stage)
-
-
-def audit_published(stage: Stage, store: SQLTableStore) -> tuple[AuditOutcome, ...]:
-    """Let a stage's audits judge the tables that are published; a refusal is an outcome here.
-
-    Raises:
-        StageError: an audit asks for a table that is not published.
-
-    """
-    with store.held_open():
-        places = dict.fromkeys(store.published(stage.name).tables, store.schema(stage.name))
-        return tuple(judged_one(store, stage, audit, places) for audit in stage.audits)
-
-
-def run_flow(
-    tasks: Sequence[Task],
-    commits: Collection[Stage],
-    store: SQLTableStore,
-    *,
-    transaction_id: str | None = None,
-    rules: Rules = _USUAL,
-    blobs: BlobStore | None = None,
-    auto_blob: tuple[type, ...] = (),
-    max_workers: int = 4,
-    on_event: Callable[[Event], None] | None = None,
-) -> tuple[Run, Exception | None]:
-    """Run tasks of one or several stages; give the run and the error that ended it.
-
-    Stages that do not wait for each other run side by side. ``rules`` say which stored results
-    are valid, ``auto_blob`` which types of objects are blobs without being wrapped.
-    """
-    run = Run(
-        store,
-        tasks,
-        commits,
-        transaction_id=transaction_id or new_run_id(),
-        rules=rules,
-        blobs=blobs,
-        auto_blob=auto_blob,
-        on_event=on_event,
-    )
-    try:
-        run.run(max_workers)
-    except Exception as error:  # noqa: BLE001 - the caller decides whether it is raised
-        return run, error
-    return run, None
-
-
-def relocated(run: Run, value: Any, stage: Stage) -> Any:
-    """Point the tables of a value to where they are after the run."""
-    if stage.name not in run.results:
-        return value
-    schema = run.store.schema(stage.name)
-    return mapped(value, lambda leaf: leaf.moved(schema) if hasattr(leaf, "moved") else leaf)

@@ -1,4 +1,4 @@
-"""What waits for what in a flow, and running it on threads in that order."""
+"""What waits for what in a flow, an order for it, and running it on threads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ixflow.pipeline.containers import normalised
 from ixflow.pipeline.stage import Stage
 from ixflow.pipeline.task import Task
 
-__all__ = ["Node", "dependencies", "making", "run_graph"]
+__all__ = ["Node", "dependencies", "making", "ordered", "run_graph"]
 
 N = TypeVar("N")
 Node = Task | Stage
@@ -45,8 +45,30 @@ def dependencies(tasks: Collection[Task], stages: Collection[Stage]) -> dict[Nod
     return graph
 
 
+def ordered(graph: Mapping[Node, Collection[Node]]) -> list[Node]:
+    """Give an order in which nothing comes before what it waits for.
+
+    Tasks come as they were declared; a stage is published as soon as its last task is done.
+    """
+    stages = [node for node in graph if isinstance(node, Stage)]
+    found: dict[Node, None] = {}
+    # Those without tasks wait for nothing, but for an inner one of the kind.
+    for stage in reversed(stages):
+        if set(graph[stage]) <= found.keys():
+            found[stage] = None
+    for task in graph:
+        if isinstance(task, Task):
+            found[task] = None
+            outer: Stage | None = task.stage
+            while outer is not None:
+                if outer in graph and set(graph[outer]) <= found.keys():
+                    found[outer] = None
+                outer = outer.outer
+    return list(found)
+
+
 def run_graph(
-    graph: Mapping[N, Collection[N]], work: Callable[[N], None], max_workers: int
+    graph: Mapping[N, Collection[N]], work: Callable[[N], object], max_workers: int
 ) -> None:
     """Do the work of every node once those it waits for are done, several at a time.
 
@@ -54,7 +76,7 @@ def run_graph(
     """
     sorter = graphlib.TopologicalSorter({node: set(waits) for node, waits in graph.items()})
     sorter.prepare()
-    running: dict[Future[None], N] = {}
+    running: dict[Future[object], N] = {}
     failures: list[BaseException] = []
     with ThreadPoolExecutor(max_workers, thread_name_prefix="ixflow") as pool:
         try:

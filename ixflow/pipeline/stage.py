@@ -6,13 +6,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ixflow.errors import DuplicateNameError, StageError
-from ixflow.pipeline.containers import normalised
+from ixflow.pipeline.containers import checked_label, normalised
 from ixflow.pipeline.context import Declaration, declaration, running
+from ixflow.store.options import checked_count
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from ixflow.pipeline.audit import Audit
+    from ixflow.pipeline.config import ConfigContext
     from ixflow.pipeline.flow import Flow
+    from ixflow.pipeline.pipedag_config import PipedagConfig
     from ixflow.pipeline.task import Task
+    from ixflow.store.diff import StageDiff
+    from ixflow.store.versions import Rollback, StageVersion
 
 __all__ = ["Stage"]
 
@@ -22,6 +29,9 @@ class Stage:
 
     Used as a context manager within a flow; what is called in the block belongs to it. A stage
     within a stage is published first, and reads the outer one's tables before these are published.
+    ``materialization_details`` is the label of a set of the table store's options, for tables that
+    name no other. ``keep_versions`` is how many of the versions before it a publication keeps, to
+    go back to; None: as the table store says, which by default keeps none.
 
     Raises:
         StageError: the name is empty, or the stage is entered outside a flow or twice.
@@ -31,11 +41,22 @@ class Stage:
     'raw_data'
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        materialization_details: str | None = None,
+        *,
+        keep_versions: int | None = None,
+    ) -> None:
         self._name = normalised(name)
         if not self._name:
             msg = f"Stage({name!r}): a name needs a character"
             raise StageError(msg, stage=name)
+        label = checked_label(f"Stage {self._name}", materialization_details)
+        self.materialization_details = label
+        if keep_versions is not None:
+            checked_count(f"Stage {self._name}", keep_versions)
+        self.keep_versions = keep_versions
         self.tasks: list[Task] = []
         self.audits: list[Audit] = []
         self.outer: Stage | None = None
@@ -117,6 +138,75 @@ class Stage:
     def get_task(self, name: str, index: int | None = None) -> Task:
         """Find a task; the same as ``stage[name]`` or ``stage[name, index]``."""
         return self[name] if index is None else self[name, index]
+
+    # -- versions -------------------------------------------------------------------------------
+
+    def versions(
+        self, *, config: ConfigContext | PipedagConfig | None = None
+    ) -> tuple[StageVersion, ...]:
+        """List the stage's versions, newest first: the published one, and those that are kept.
+
+        ``config`` is what it is for `Flow.run`.
+
+        >>> [one.version for one in stage.versions(config=config)]  # doctest: +SKIP
+        [3, 2, 1]
+        """
+        from ixflow.pipeline.versions import versions
+
+        return versions(self, config)
+
+    def rollback(
+        self, version: int | None = None, *, config: ConfigContext | PipedagConfig | None = None
+    ) -> Rollback:
+        """Publish the tables and results of a kept version again, in one transaction.
+
+        Without a ``version`` it is the one before the published one. It becomes a new version, and
+        what was published is kept, so that another rollback undoes this one. Afterwards a task is
+        valid if what it would make is what the old version has: so the next run of an unchanged
+        flow makes the newer tables again, and so do stages that read this one.
+
+        Raises:
+            StageError: the version is not kept, or a table of it is gone.
+            ReplacementRefused, LockNotAvailable: as for a publication; nothing has changed.
+
+        >>> stage.rollback(config=config).restored  # doctest: +SKIP
+        2
+        """
+        from ixflow.pipeline.versions import rollback
+
+        return rollback(self, version, config)
+
+    def diff(
+        self,
+        version: int | None = None,
+        *,
+        config: ConfigContext | PipedagConfig | None = None,
+        transaction_id: str | None = None,
+        keys: Mapping[str, Sequence[str]] | None = None,
+        rows: bool = True,
+        sample: int = 0,
+    ) -> StageDiff:
+        """Say what has changed since a kept version, or what a transaction would change.
+
+        Without a ``version`` it compares what is published with what a run has written and not
+        published: one that failed, was refused by an audit or ran tasks only (the newest, or the
+        one of ``transaction_id``). Rows are told apart by the tables' primary keys, or by ``keys``
+        (columns by table). ``rows=False`` leaves them uncounted, ``sample`` is how many changed
+        rows of each table are shown. A publication of the stage waits meanwhile.
+
+        Raises:
+            StageError: there is no such version or transaction.
+            ValidationError: several rows have one key.
+
+        >>> print(stage.diff(2, config=config))  # doctest: +SKIP
+        stage staging, version 2 to version 3 (published):
+          orders changed, 200000 to 200100 rows; 100 rows added
+        """
+        from ixflow.pipeline.versions import diff
+        from ixflow.store.diff import Question
+
+        asked = Question(keys or {}, rows, sample)
+        return diff(self, version, config, transaction_id=transaction_id, asked=asked)
 
     def __enter__(self) -> Self:
         """Open the block."""

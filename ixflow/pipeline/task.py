@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,15 @@ from ixflow.pipeline.containers import (
     normalised,
     table_form,
 )
+from ixflow.pipeline.context import declaration
 from ixflow.pipeline.encoding import MARKER, encoded, leaves
+from ixflow.store.frames import Wanted
 
 if TYPE_CHECKING:
     from ixflow.pipeline.flow import Flow
     from ixflow.pipeline.stage import Stage
 
-__all__ = ["Task", "TaskDefinition", "TaskGetItem"]
+__all__ = ["Field", "Task", "TaskDefinition", "TaskGetItem"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class TaskDefinition:
 
     fn: Callable[..., Any]
     name: str
-    input_type: type | None
+    input_type: Wanted | None
     version: str | AutoVersion | None
     cache: Callable[..., Any] | None
     nout: int
@@ -40,20 +42,40 @@ class TaskDefinition:
     lazy: bool = False
 
 
-class _Indexable:
-    """What can be wired by index or key: the whole output of a task, or a part of it."""
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A step into a part of an output that is wired by attribute."""
 
-    def __getitem__(self, item: int | str) -> TaskGetItem:
+    name: str
+
+
+class _Indexable:
+    """What can be wired by index, key or attribute: the output of a task, or a part of it."""
+
+    def __getitem__(self, item: int | str | Field) -> TaskGetItem:
         """Wire one element of the output."""
         if not isinstance(self, (Task, TaskGetItem)):
             raise TypeError
         return TaskGetItem(self, item)
 
+    if not TYPE_CHECKING:  # or every misspelt attribute of a task would have a type
+
+        def __getattr__(self, name: str) -> TaskGetItem:
+            """Wire a field of the output, while a flow is declared."""
+            if name.startswith("_") or declaration.get() is None:
+                msg = f"{type(self).__name__!r} object has no attribute {name!r}"
+                raise AttributeError(msg)
+            return self[Field(name)]
+
 
 class TaskGetItem(_Indexable):
-    """One element of a task's output: ``task["x"]``, ``task[0]``, ``task["x"][0]``."""
+    """One element of a task's output: ``task["x"]``, ``task[0]``, ``task["x"][0]``, ``task.x``.
 
-    def __init__(self, parent: Task | TaskGetItem, item: int | str) -> None:
+    By attribute it is a field of a dataclass or named tuple; one called like an attribute of
+    `Task` is wired by its name as a key.
+    """
+
+    def __init__(self, parent: Task | TaskGetItem, item: int | str | Field) -> None:
         self.parent = parent
         self.item = item
 
@@ -63,7 +85,7 @@ class TaskGetItem(_Indexable):
         return self.parent if isinstance(self.parent, Task) else self.parent.task
 
     @property
-    def path(self) -> tuple[int | str, ...]:
+    def path(self) -> tuple[int | str | Field, ...]:
         """The items, outermost first."""
         head = () if isinstance(self.parent, Task) else self.parent.path
         return (*head, self.item)
@@ -75,6 +97,8 @@ class TaskGetItem(_Indexable):
 
     def __repr__(self) -> str:
         """Show the wiring as it was written."""
+        if isinstance(self.item, Field):
+            return f"{self.parent!r}.{self.item.name}"
         return f"{self.parent!r}[{self.item!r}]"
 
 
@@ -112,8 +136,8 @@ class Task(_Indexable):
         return self.definition.fn
 
     @property
-    def input_type(self) -> type | None:
-        """The type as which tables arrive."""
+    def input_type(self) -> Wanted | None:
+        """As what tables arrive."""
         return self.definition.input_type
 
     @property
@@ -183,8 +207,8 @@ def _wiring_form(leaf: Any) -> dict[str, Any] | None:
     if isinstance(leaf, Task):
         return {MARKER: "task", "position": leaf.position}
     if isinstance(leaf, TaskGetItem):
-        path: Sequence[int | str] = leaf.path
-        return {MARKER: "item", "position": leaf.task.position, "path": list(path)}
+        path = [{"field": s.name} if isinstance(s, Field) else s for s in leaf.path]
+        return {MARKER: "item", "position": leaf.task.position, "path": path}
     return stage_form(leaf) or table_form(leaf)
 
 

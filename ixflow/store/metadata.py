@@ -19,11 +19,14 @@ import sqlalchemy as sa
 
 from ixflow.dialects import Dialect
 from ixflow.errors import UnsupportedState
+from ixflow.store.lineage import ColumnSource
+from ixflow.store.local_cache import Writing
 from ixflow.values import TableName
 
 __all__ = [
     "PUBLISHED",
     "Metadata",
+    "Publication",
     "StageState",
     "StoredResult",
     "StoredTable",
@@ -34,6 +37,7 @@ __all__ = [
 
 STATE_VERSION = 1
 PUBLISHED = ""
+_PLAIN = 3  # values of a column whose sources are not known
 _ROWS_PER_INSERT = 200
 
 
@@ -43,11 +47,25 @@ def now() -> str:
 
 
 class TableColumn(NamedTuple):
-    """One column of a stored table, as the database names its type."""
+    """One column of a stored table, as the database names its type.
+
+    ``sources`` are the columns that feed it, by schema, table and column; None: that is not known.
+    """
 
     name: str
     type: str
     nullable: bool
+    sources: tuple[ColumnSource, ...] | None = None
+
+    @classmethod
+    def from_form(cls, form: Sequence[Any]) -> TableColumn:
+        """Read it back from JSON."""
+        sources = tuple(ColumnSource(*one) for one in form[3]) if len(form) > _PLAIN else None
+        return cls(form[0], form[1], form[2], sources)
+
+    def form(self) -> Sequence[Any]:
+        """Write it as JSON can hold it, as earlier releases did where the sources are not known."""
+        return self[:_PLAIN] if self.sources is None else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +138,21 @@ class StageState:
         return found if found is not None and found.task_key == key else None
 
 
+class Publication(NamedTuple):
+    """A version of a stage: its number, the run that published it, and when (as `now` says it)."""
+
+    version: int
+    transaction_id: str
+    published_at: str
+
+
 @dataclass(frozen=True, slots=True)
 class TransactionRecord:
-    """One attempt of a run at a stage; state is open, committed or collected."""
+    """One attempt of a run at a stage; state is open, committed or collected.
+
+    A version that is kept after another was published has the state kept, its number as the
+    attempt, the run that published it and when.
+    """
 
     transaction_id: str
     attempt: int
@@ -173,8 +203,7 @@ class Metadata:
         return version is not None
 
     def install(self, conn: sa.Connection) -> None:
-        """Create the tables, in the caller's transaction and under its lock."""
-        self._dialect.create_schema(conn, self.schema)
+        """Create the tables in their schema, in the caller's transaction and under its lock."""
         self._made.create_all(conn, checkfirst=False)
         conn.execute(sa.insert(self._state).values(version=STATE_VERSION))
 
@@ -195,7 +224,7 @@ class Metadata:
                 row.task_key,
                 row.data_version,
                 row.row_count,
-                tuple(TableColumn(*column) for column in json.loads(row.columns)),
+                tuple(TableColumn.from_form(one) for one in json.loads(row.columns)),
                 row.transaction_id,
                 row.written_at,
             )
@@ -204,6 +233,18 @@ class Metadata:
         query = sa.select(r).where(r.c.stage == stage, r.c.scope == scope)
         results = tuple(_result(row) for row in conn.execute(query))
         return StageState(self.version(conn, stage), tables, results)
+
+    def writing(self, conn: sa.Connection, table: TableName) -> Writing | None:
+        """Say which writing a table of a stage or a transaction is; None: ixflow did not write it.
+
+        Its schema is the scope, or that of the published stage.
+        """
+        t, schema = self._tables, table.schema
+        here = sa.or_(t.c.scope == schema, sa.and_(t.c.stage == schema, t.c.scope == PUBLISHED))
+        names = ("stage", "name", "task_key", "data_version", "transaction_id", "written_at")
+        query = sa.select(*(t.c[name] for name in names)).where(t.c.name == table.name, here)
+        found = conn.execute(query).first()
+        return None if found is None else Writing(*found)
 
     def result(self, conn: sa.Connection, stage: str, scope: str, key: str) -> bool:
         """Say whether a scope holds the result of a task key."""
@@ -262,6 +303,25 @@ class Metadata:
         row = {"stage": stage, "version": version, "transaction_id": transaction_id}
         conn.execute(sa.insert(t).values(**row, published_at=now()))
 
+    def rescope(self, conn: sa.Connection, stage: str, scope: str, new: str) -> None:
+        """Let the rows of a scope be those of another one."""
+        for table in (self._tables, self._results):
+            here = sa.and_(table.c.stage == stage, table.c.scope == scope)
+            conn.execute(sa.update(table).where(here).values(scope=new))
+
+    def publication(self, conn: sa.Connection, stage: str) -> Publication | None:
+        """Say which version of a stage is published, by which run and when; None: none was."""
+        t = self._stages
+        columns = (t.c.version, t.c.transaction_id, t.c.published_at)
+        found = conn.execute(sa.select(*columns).where(t.c.stage == stage)).first()
+        return None if found is None else Publication(int(found[0]), found[1], found[2])
+
+    def stage_of(self, conn: sa.Connection, scope: str) -> str | None:
+        """Name the published schema of a transaction's stage."""
+        t = self._transactions
+        found = conn.execute(sa.select(t.c.stage).where(t.c.schema_name == scope)).scalar()
+        return None if found is None else str(found)
+
     def transactions(self, conn: sa.Connection, stage: str) -> list[TransactionRecord]:
         """List the attempts at a stage that are remembered."""
         t = self._transactions
@@ -306,7 +366,7 @@ def _table_row(table: StoredTable) -> dict[str, Any]:
         "task_key": table.task_key,
         "data_version": table.data_version,
         "row_count": table.rows,
-        "columns": json.dumps(table.columns),
+        "columns": json.dumps([column.form() for column in table.columns]),
         "transaction_id": table.transaction_id,
         "written_at": table.written_at,
     }

@@ -1,9 +1,9 @@
-"""Options of `SQLTableStore`: telling in the log, and those of pipedag that are not there yet."""
+"""Options of `SQLTableStore`: telling in the log, and how many versions to keep."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,36 +12,22 @@ from ixflow.errors import ValidationError
 from ixflow.secrets import redact
 from ixflow.store.metadata import PUBLISHED, Metadata, StoredResult, StoredTable
 
-__all__ = ["ToldMetadata", "refuse_options", "tell_statements"]
+__all__ = ["ToldMetadata", "checked_count", "tell_statements"]
 
 _log = logging.getLogger("ixflow.store")
 
-# Of pipedag's store; what they are when nobody sets them is fine.
-_NOT_YET: Mapping[str, Any] = {
-    "avoid_drop_create_schema": False,
-    "strict_materialization_details": True,
-    "materialization_details": None,
-    "default_materialization_details": None,
-}
 
-
-def refuse_options(options: Mapping[str, Any]) -> None:
-    """Refuse options that are not known, and those that would have to do something.
+def checked_count(who: str, keep_versions: Any) -> int:
+    """Refuse a number of versions to keep that is none.
 
     Raises:
-        ValidationError: so it is.
+        ValidationError: it is negative or no whole number.
 
     """
-    for name, value in options.items():
-        if name not in _NOT_YET:
-            msg = f"SQLTableStore has no option {name!r}"
-            raise ValidationError(msg, option=name)
-        if value != _NOT_YET[name]:
-            msg = (
-                f"the option {name} of SQLTableStore is not available yet; "
-                f"leave it out, or at {_NOT_YET[name]}"
-            )
-            raise ValidationError(msg, option=name)
+    if type(keep_versions) is int and keep_versions >= 0:
+        return keep_versions
+    msg = f"{who}(keep_versions=) takes a whole number from 0, not {keep_versions!r}"
+    raise ValidationError(msg, keep_versions=keep_versions)
 
 
 def tell_statements(engine: sa.Engine) -> None:

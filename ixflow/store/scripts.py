@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from ixflow.dialects import Dialect, run
 from ixflow.dialects.fragments import statements_of
 from ixflow.errors import ValidationError
+from ixflow.store.places import PLACE
 from ixflow.values import TableName
 
 __all__ = ["Script", "run_script"]
@@ -25,20 +26,21 @@ class Script:
     """A script's text and where to cut it.
 
     ``beside`` are tables that the script may look for in the schema that it writes to, though they
-    are in another: those that were carried over, by name with their schema. ``key`` decides
-    whether what the script has made is still valid.
+    are elsewhere, such as those that were carried over: where each is, by its name. ``key``
+    decides whether what the script has made is still valid.
     """
 
     text: str
     separator: str
     key: str
-    beside: Mapping[str, str] = field(default_factory=dict)
+    beside: Mapping[str, TableName] = field(default_factory=dict)
 
 
 def run_script(conn: sa.Connection, dialect: Dialect, schema: str, script: Script) -> set[str]:
     """Run a script in the caller's transaction; give what was not in the schema before.
 
-    Tables that others make in the schema at the same time may be among them.
+    Tables that others make in the schema at the same time may be among them, but not those that
+    have the prefix of a transaction.
 
     Raises:
         ValidationError: the script cannot be cut, or made a view.
@@ -47,11 +49,12 @@ def run_script(conn: sa.Connection, dialect: Dialect, schema: str, script: Scrip
     before = set(dialect.tables_in(conn, schema))
     beside = {name: place for name, place in script.beside.items() if name not in before}
     for name, place in beside.items():
-        view, table = (dialect.qualified(TableName(name, s)) for s in (schema, place))
+        view, table = (dialect.qualified(one) for one in (TableName(name, schema), place))
         run(conn, f"CREATE VIEW {view} AS SELECT * FROM {table}")
     for statement in statements_of(script.text, script.separator, dialect.lexicon):
         run(conn, statement)
     made = set(dialect.tables_in(conn, schema)) - before - set(beside)
+    made = {name for name in made if PLACE.match(name) is None}
     _refuse_views(conn, schema, sorted(made))
     for name in beside:
         run(conn, f"DROP VIEW {dialect.qualified(TableName(name, schema))}")

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import hashlib
+import functools
+import logging
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
+import pyarrow as pa
 import sqlalchemy as sa
 
 from ixflow.dialects import connected, dialect_of, unavailable
-from ixflow.errors import SourceUnavailable, StageError
+from ixflow.errors import IxflowError, SourceUnavailable, StageError
 from ixflow.secrets import redact_url
-from ixflow.store.frames import frames_giving
-from ixflow.store.metadata import Metadata, StageState
-from ixflow.store.options import ToldMetadata, refuse_options, tell_statements
+from ixflow.store.details import Details
+from ixflow.store.frames import frames_for, read_frame
+from ixflow.store.lineage import ColumnSource, ordered, sources_of
+from ixflow.store.local_cache import LocalTableCache, Writing, arrived, read_through
+from ixflow.store.metadata import Metadata, StageState, TableColumn
+from ixflow.store.options import ToldMetadata, checked_count, tell_statements
+from ixflow.store.places import logical, placed, prefix_of, scope_named
+from ixflow.tables.read import reading_through
 from ixflow.values import TableName
 
 __all__ = ["SQLTableStore"]
+
+_log = logging.getLogger("ixflow.store")
 
 _locks: weakref.WeakValueDictionary[tuple[str, str], threading.Lock] = weakref.WeakValueDictionary()
 _locks_guard = threading.Lock()
@@ -40,17 +49,27 @@ class SQLTableStore:
 
     A stage's tables are seen in the schema ``schema_prefix + stage + schema_suffix``. What ixflow
     knows about them is in the schema ``metadata_schema`` of the same database. What a failed run
-    left is kept for ``gc_after`` so that it can be resumed.
+    left is kept for ``gc_after`` so that it can be resumed. A commit keeps the ``keep_versions``
+    versions before it, for `Stage.rollback`; a stage may say another number.
 
-    ``create_database_if_not_exists`` creates the database on first use. ``print_sql`` logs every
-    statement, ``print_materialize`` every table that is written; rows that are copied in bulk are
-    no statements. ``no_db_locking`` has no effect. The other options of pipedag's store are not
-    there yet, and refused.
+    ``create_database_if_not_exists`` creates the database on first use. With
+    ``avoid_drop_create_schema`` no schema is created or dropped: an administrator creates the
+    schema of each stage, one more with ``__tx`` behind its name, and ``metadata_schema``.
+    ``print_sql`` logs every statement, ``print_materialize`` every table that is written; rows that
+    are copied in bulk are no statements. ``no_db_locking`` has no effect.
+
+    ``materialization_details`` are named sets of options of how tables are stored (PostgreSQL:
+    ``unlogged``), which `Table` and `Stage` refer to by their labels; ``__any__`` is the base of
+    all others, and what a table without a label has unless ``default_materialization_details``
+    names another. What is wrong with them is an error, or in the log, if
+    ``strict_materialization_details`` is not set.
 
     >>> store = SQLTableStore("duckdb:////tmp/warehouse.duckdb", schema_prefix="dw_")
     >>> store.schema("staging")
     'dw_staging'
     """
+
+    _made_by: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __init__(
         self,
@@ -59,27 +78,41 @@ class SQLTableStore:
         create_database_if_not_exists: bool = False,
         schema_prefix: str = "",
         schema_suffix: str = "",
+        avoid_drop_create_schema: bool = False,
         print_materialize: bool = False,
         print_sql: bool = False,
         no_db_locking: bool = True,
+        strict_materialization_details: bool = True,
+        materialization_details: Mapping[str, Mapping[str, Any] | None] | None = None,
+        default_materialization_details: str | None = None,
         metadata_schema: str = "ixflow",
         gc_after: dt.timedelta = dt.timedelta(days=2),
-        **not_yet: Any,
+        keep_versions: int = 0,
     ) -> None:
         """Describe the store; nothing is opened or created before it is needed.
 
         Raises:
             UnsupportedDatabase: there is no dialect for the URL.
-            ValidationError: an option is not known, or not there yet.
+            ValidationError: an option has a wrong value, or a set of materialization details is
+                not one of the database's.
 
         """
         del no_db_locking
-        refuse_options(not_yet)
         self.dialect = dialect_of(engine_url)
         self.engine = self.dialect.engine(engine_url)
         self.schema_prefix = schema_prefix
         self.schema_suffix = schema_suffix
         self.gc_after = gc_after
+        self.keep_versions = checked_count("SQLTableStore", keep_versions)
+        self.avoids_schemas = avoid_drop_create_schema
+        self.details = Details(
+            self.dialect,
+            materialization_details,
+            default=default_materialization_details,
+            strict=strict_materialization_details,
+        )
+        #: Where tasks find tables that were read or written on this machine before.
+        self.local_cache: LocalTableCache | None = None
         self.metadata = Metadata(self.dialect, metadata_schema)
         if print_materialize:
             self.metadata = ToldMetadata(self.dialect, metadata_schema)
@@ -89,6 +122,16 @@ class SQLTableStore:
         self._guard = threading.Lock()
         self._holders = 0
         self._held = contextlib.ExitStack()
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Remember how it was made, for a copy in another process."""
+        made = super().__new__(cls)
+        made._made_by = (args, options)
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel without what is open."""
+        return (_made_again, (type(self), *self._made_by, self.local_cache))
 
     @classmethod
     def _init_conf_(cls, args: dict[str, Any]) -> Self:
@@ -130,13 +173,62 @@ class SQLTableStore:
         attempt: what is published may still live in the first.
         """
         text = transaction_id if attempt == 0 else f"{transaction_id}#{attempt}"
+        return scope_named(self.schema(stage), "tx", text, self.dialect.max_identifier)
+
+    def version_scope(self, stage: str, version: int) -> str:
+        """Name the schema of the tables that were last published in a version of a stage."""
         schema = self.schema(stage)
-        tail = f"__tx_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-        room = self.dialect.max_identifier - len(tail)
-        if len(schema.encode()) > room:
-            short = hashlib.sha256(schema.encode()).hexdigest()[:8]
-            schema = schema.encode()[: room - 8].decode(errors="ignore") + short
-        return schema + tail
+        return scope_named(schema, f"v{version}", schema, self.dialect.max_identifier)
+
+    def physical(self, table: TableName) -> TableName:
+        """Say what a table of a stage, of a transaction or of a kept version is really called."""
+        return placed(table) if self.avoids_schemas else table
+
+    def schema_of(self, scope: str) -> str:
+        """Name the schema in which the tables of a transaction or of a stage really are."""
+        shared = prefix_of(scope) if self.avoids_schemas else None
+        return scope if shared is None else shared[0]
+
+    def spellings(self, scope: str, published: str) -> dict[str, str]:
+        """Map what names tables of a scope in the text of a query to what it is when published."""
+        shared = prefix_of(scope) if self.avoids_schemas else None
+        return {scope: published} if shared is None else {shared[0]: published, shared[1]: ""}
+
+    def create_scope(self, conn: sa.Connection, scope: str) -> None:
+        """Create the schema of a stage, of a transaction or of a kept version, unless it is there.
+
+        Raises:
+            StageError: it is not there and this store may not create it.
+
+        """
+        if not self.avoids_schemas:
+            self.dialect.create_schema(conn, scope)
+            return
+        name = self.schema_of(scope)
+        if not self.dialect.schema_exists(conn, name):
+            msg = (
+                f"there is no schema {name}, and with avoid_drop_create_schema ixflow does not "
+                f"create it; create it and grant this role USAGE and CREATE on it"
+            )
+            raise StageError(msg, schema=name)
+
+    def drop_scope(self, conn: sa.Connection, scope: str, *, dependents: bool = True) -> None:
+        """Drop what is left of a transaction or of a kept version, and its schema if it has one."""
+        shared = prefix_of(scope) if self.avoids_schemas else None
+        if shared is None:
+            self.dialect.drop_schema(conn, scope, dependents=dependents)
+        else:
+            schema, prefix = shared
+            self.dialect.drop_schema(conn, schema, prefix=prefix, dependents=dependents)
+
+    def tables_in(self, conn: sa.Connection, scope: str) -> tuple[str, ...]:
+        """List the tables of a stage, of a transaction or of a kept version."""
+        shared = prefix_of(scope) if self.avoids_schemas else None
+        if shared is None:
+            return self.dialect.tables_in(conn, scope)
+        schema, prefix = shared
+        found = self.dialect.tables_in(conn, schema)
+        return tuple(name.removeprefix(prefix) for name in found if name.startswith(prefix))
 
     @contextlib.contextmanager
     def held_open(self) -> Iterator[None]:
@@ -214,6 +306,7 @@ class SQLTableStore:
                 return
         with self.locked("metadata") as conn:
             if not self.metadata.installed(conn):
+                self.create_scope(conn, self.metadata.schema)
                 self.metadata.install(conn)
 
     def published(self, stage: str) -> StageState:
@@ -236,6 +329,30 @@ class SQLTableStore:
         tables = {name: table for name, table in known.tables.items() if name in present}
         return StageState(known.version, tables, known.results)
 
+    def with_sources(
+        self, conn: sa.Connection, columns: Sequence[TableColumn], obj: Any
+    ) -> tuple[TableColumn, ...]:
+        """Add to the columns of a table which columns feed them, if it is made by a query."""
+        found = sources_of(obj)
+        if found is None or len(found) != len(columns):
+            return tuple(columns)
+        schemas: dict[str, str | None] = {}
+
+        def named(source: ColumnSource) -> ColumnSource:
+            if source.schema is None:
+                return source
+            table = TableName(source.table, source.schema)
+            table = logical(source.table, source.schema) if self.avoids_schemas else table
+            scope = str(table.schema)
+            if scope not in schemas:
+                schemas[scope] = self.metadata.stage_of(conn, scope)
+            return ColumnSource(schemas[scope] or scope, table.name, source.column)
+
+        return tuple(
+            column._replace(sources=None if one is None else ordered(map(named, one)))
+            for column, one in zip(columns, found, strict=True)
+        )
+
     def read(self, table: TableName, type_: Any) -> Any:
         """Read a committed table as a type of frame; None gives the pair (name, schema).
 
@@ -245,9 +362,45 @@ class SQLTableStore:
 
         """
         if type_ is None:
-            return (table.name, table.schema)
-        return frames_giving(type_).read(self.engine, table, type_)
+            place = self.physical(table)
+            return (place.name, place.schema)
+        if self.local_cache is None:
+            return read_frame(self.engine, self.physical(table), type_)
+        cache = self.local_cache
+        look = functools.partial(self._writing, table)
+        with reading_through(lambda read: read_through(cache, look, read)):
+            return read_frame(self.engine, self.physical(table), type_)
+
+    def keep_output(self, writing: Writing, scope: str, obj: Any) -> None:
+        """Keep a frame that was written in the local cache, as it would be read back."""
+        frames = frames_for(obj)
+        if frames is None or self.local_cache is None:
+            return
+        try:
+            with self.begin() as conn:
+                place = self.physical(TableName(writing.table, scope))
+                rows = arrived(conn, place, frames, obj)
+        except (IxflowError, sa.exc.DBAPIError, pa.ArrowException) as error:
+            _log.warning("table %s is not cached: %s", writing.table, error)
+            return
+        if rows is not None:
+            self.local_cache.put(writing, rows)
+
+    def _writing(self, table: TableName) -> Writing | None:
+        with self.begin() as conn:
+            return self.metadata.writing(conn, table) if self.metadata.installed(conn) else None
 
     def dispose(self) -> None:
         """Close the pooled connections."""
         self.engine.dispose()
+
+
+def _made_again(
+    kind: type[SQLTableStore],
+    args: tuple[Any, ...],
+    options: dict[str, Any],
+    cache: LocalTableCache | None,
+) -> SQLTableStore:
+    made = kind(*args, **options)
+    made.local_cache = cache
+    return made

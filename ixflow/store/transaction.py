@@ -10,22 +10,18 @@ from __future__ import annotations
 import dataclasses
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ixflow.dialects import run
-from ixflow.errors import (
-    InputChanged,
-    ReplacementRefused,
-    StageError,
-    ValidationError,
-)
+from ixflow.dialects.details import making_with
+from ixflow.errors import InputChanged, StageError, ValidationError
 from ixflow.store.collect import collect, is_over
 from ixflow.store.commit import CommitPlan, plan_commit
 from ixflow.store.frames import TableSpec, frames_for
+from ixflow.store.local_cache import Writing
 from ixflow.store.metadata import (
-    PUBLISHED,
     StageState,
     StoredResult,
     StoredTable,
@@ -33,6 +29,7 @@ from ixflow.store.metadata import (
     TransactionRecord,
     now,
 )
+from ixflow.store.publish import KEPT, NewState, publish_state
 from ixflow.store.scripts import Script, run_script
 from ixflow.values import TableName
 
@@ -75,9 +72,20 @@ class Commit:
 class StageTransaction:
     """The unpublished side of one stage for one transaction id."""
 
-    def __init__(self, store: SQLTableStore, stage: str, transaction_id: str) -> None:
-        """Read what is published and what this transaction holds already; write nothing."""
+    def __init__(
+        self,
+        store: SQLTableStore,
+        stage: str,
+        transaction_id: str,
+        *,
+        keep_versions: int | None = None,
+    ) -> None:
+        """Read what is published and what this transaction holds already; write nothing.
+
+        A commit keeps ``keep_versions`` of what was published before, None: as the store does.
+        """
         self._store = store
+        self._keep = store.keep_versions if keep_versions is None else keep_versions
         self.stage = stage
         self.transaction_id = transaction_id
         self.published_schema = store.schema(stage)
@@ -103,7 +111,7 @@ class StageTransaction:
             self.held = metadata.state(conn, place, schema)
 
     def _is_mine(self, record: TransactionRecord) -> bool:
-        return record.transaction_id == self.transaction_id
+        return record.transaction_id == self.transaction_id and record.state != KEPT
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -117,11 +125,11 @@ class StageTransaction:
             with store.locked(f"stage {self.published_schema}") as conn:
                 known = store.metadata.transactions(conn, self.published_schema)
                 self._refuse_finished(known)
-                store.dialect.create_schema(conn, self.schema)
+                store.create_scope(conn, self.schema)
                 self._record(conn, "open")
             self._begun = True
         if any(is_over(store, record, self.schema, committed=False) for record in known):
-            collect(store, self.published_schema, self.schema, committed=False)
+            collect(store, self.published_schema, self.schema)
 
     def _refuse_finished(self, known: Sequence[TransactionRecord]) -> None:
         if any(t.schema == self.schema and t.state != "open" for t in known):
@@ -161,6 +169,10 @@ class StageTransaction:
             tables = [self._write(conn, result, write, data_version) for write in writes]
             metadata.add(conn, place, self.schema, tables, [result])
         self._remember(StageState(0, {table.name: table for table in tables}, (result,)))
+        cache = self._store.local_cache
+        if cache is not None and cache.store_output:
+            for table, write in zip(tables, writes, strict=True):
+                self._store.keep_output(Writing.of(place, table), self.schema, write.obj)
 
     def has(self, name: str, key: str) -> bool:
         """Say whether a table with this key is held or published."""
@@ -189,21 +201,39 @@ class StageTransaction:
         """
         place, metadata = self.published_schema, self._store.metadata
         # What appears in the schema meanwhile must be this script's: they run one after the other.
-        with self._store.locked(f"scripts {self.schema}") as conn:
+        schema = self._store.schema_of(self.schema)
+        with self._store.locked(f"scripts {schema}") as conn:
             # What a script sets and its temporary tables end with it, not with the pool.
             conn.detach()
             known = metadata.state(conn, place, self.schema).tables
             old = [name for name, table in known.items() if table.task == task]
             self._drop_leftovers(conn, [n for n in old if replaces and n in self.held.tables])
-            made = run_script(conn, self._store.dialect, self.schema, script)
+            made = run_script(conn, self._store.dialect, schema, script)
+            self._rename(conn, schema, made)
             made -= set(metadata.state(conn, place, self.schema).tables)
             tables = [self._scripted(conn, name, task, script.key) for name in sorted(made)]
             metadata.add(conn, place, self.schema, tables, [])
         self._remember(StageState(0, {table.name: table for table in tables}))
         return dict.fromkeys((table.name for table in tables), self.schema)
 
+    def beside_scripts(self, places: Iterable[TableName]) -> dict[str, TableName]:
+        """Say which tables of this stage a script will not find in the schema that it writes to."""
+        scopes = {self.published_schema, self.schema} - {self._store.schema_of(self.schema)}
+        return {
+            place.name: self._store.physical(place) for place in places if place.schema in scopes
+        }
+
+    def _rename(self, conn: sa.Connection, schema: str, made: Iterable[str]) -> None:
+        """Give a script's tables the names that tell them from those of other transactions."""
+        dialect = self._store.dialect
+        for name in sorted(made):
+            new = self._store.physical(TableName(name, self.schema)).name
+            if new != name:
+                old = dialect.qualified(TableName(name, schema))
+                run(conn, f"ALTER TABLE {old} RENAME TO {dialect.quote(new)}")
+
     def _scripted(self, conn: sa.Connection, name: str, task: str, key: str) -> StoredTable:
-        table = TableName(name, self.schema)
+        table = self._store.physical(TableName(name, self.schema))
         count = f"SELECT count(*) FROM {self._store.dialect.qualified(table)}"
         rows = int(run(conn, count).scalar_one())
         columns = self._columns(conn, table)
@@ -222,11 +252,16 @@ class StageTransaction:
             TableNotFound, StageError: so it is.
 
         """
-        if table.schema in (self.schema, self.published_schema):
+        own = (self.schema, self._store.schema_of(self.schema), self.published_schema)
+        if table.schema in own:
             msg = f"{table} is in stage {self.stage} itself; take the task that makes it instead"
             raise StageError(msg, stage=self.stage, table=str(table))
         with self._store.begin() as conn:
             self._store.dialect.columns(conn, table)
+
+    def learn(self, made: StageState) -> None:
+        """Take over what another process has written for this transaction meanwhile."""
+        self._remember(made)
 
     def _remember(self, more: StageState) -> None:
         with self._held_lock:
@@ -238,7 +273,8 @@ class StageTransaction:
         """Make room where an earlier try of this transaction wrote other tables of these names."""
         leftovers = [name for name in names if name in self.held.tables]
         for name in leftovers:
-            self._store.dialect.drop_table(conn, TableName(name, self.schema))
+            table = self._store.physical(TableName(name, self.schema))
+            self._store.dialect.drop_table(conn, table)
         if leftovers:
             self._store.metadata.forget_tables(conn, self.published_schema, self.schema, leftovers)
 
@@ -249,7 +285,7 @@ class StageTransaction:
         write: TableWrite,
         data_version: str | None,
     ) -> StoredTable:
-        table = TableName(write.spec.name, self.schema)
+        table = self._store.physical(TableName(write.spec.name, self.schema))
         self._check_name(table)
         frames = frames_for(write.obj)
         if frames is None:
@@ -257,10 +293,12 @@ class StageTransaction:
             raise ValidationError(msg, table=table.name)
         data_version = write.key or data_version
         spec = dataclasses.replace(write.spec, fingerprint=data_version is None)
-        written = frames.write(conn, table, write.obj, spec)
-        columns = self._columns(conn, table)
+        options = self._store.details.of(spec.materialization_details, f"table {spec.name}")
+        with making_with(options):
+            written = frames.write(conn, table, write.obj, spec)
+        columns = self._store.with_sources(conn, self._columns(conn, table), write.obj)
         return StoredTable(
-            table.name,
+            write.spec.name,
             result.task,
             write.key or result.task_key,
             data_version or written.fingerprint or uuid.uuid4().hex,
@@ -313,24 +351,20 @@ class StageTransaction:
             self._publish(conn, plan, version)
         self.published = StageState(version, plan.tables, plan.results)
         self.held = StageState()
-        collect(self._store, self.published_schema, self.schema, committed=True)
+        collect(self._store, self.published_schema, self.schema, keep=self._keep)
         return Commit(version, plan.publish, plan.drop, changed=True)
 
     def _publish(self, conn: sa.Connection, plan: CommitPlan, version: int) -> None:
-        store, place = self._store, self.published_schema
-        self._refuse_foreign(conn, plan)
-        if plan.publish or plan.drop:
-            store.dialect.publish(
-                conn,
-                transaction=self.schema,
-                schema=place,
-                tables=plan.publish,
-                drops=plan.drop,
-            )
-        store.metadata.forget(conn, place, PUBLISHED)
-        store.metadata.forget(conn, place, self.schema)
-        store.metadata.add(conn, place, PUBLISHED, list(plan.tables.values()), plan.results)
-        store.metadata.set_version(conn, place, version, self.transaction_id)
+        new = NewState(
+            version,
+            self.transaction_id,
+            plan.tables,
+            plan.results,
+            dict.fromkeys(plan.publish, self.schema),
+            plan.drop,
+        )
+        publish_state(self._store, conn, self.stage, new, keeps=self._keep > 0)
+        self._store.metadata.forget(conn, self.published_schema, self.schema)
         self._record(conn, "committed")
 
     def _validate(
@@ -372,16 +406,3 @@ class StageTransaction:
     def _still_open(self, conn: sa.Connection) -> bool:
         known = self._store.metadata.transactions(conn, self.published_schema)
         return any(t.schema == self.schema and t.state == "open" for t in known)
-
-    def _refuse_foreign(self, conn: sa.Connection, plan: CommitPlan) -> None:
-        """Refuse to replace a table of this schema that no stage of ours has written."""
-        owned = self._store.metadata.state(conn, self.published_schema).tables
-        present = set(self._store.dialect.tables_in(conn, self.published_schema))
-        foreign = sorted(name for name in plan.publish if name in present - set(owned))
-        if foreign:
-            names = ", ".join(foreign)
-            msg = (
-                f"the schema {self.published_schema} has {names} already, not written by stage "
-                f"{self.stage}; drop or rename it, or rename the stage's table"
-            )
-            raise ReplacementRefused(msg, tables=foreign, stage=self.stage)

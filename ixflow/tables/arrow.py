@@ -6,6 +6,7 @@ import contextlib
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ixflow.errors import UnsupportedType
 
@@ -25,7 +26,8 @@ def is_arrow_like(data: Any) -> bool:
 def as_reader(data: Any) -> pa.RecordBatchReader:
     """Stream pyarrow, polars, pandas, DuckDB relations and whatever else speaks Arrow.
 
-    A LazyFrame is streamed batch by batch, not collected. A pandas index is not written.
+    Run-end encoding is taken off. A LazyFrame is streamed batch by batch, not collected. A pandas
+    index is not written.
 
     Raises:
         UnsupportedType: the object has no Arrow stream.
@@ -33,6 +35,10 @@ def as_reader(data: Any) -> pa.RecordBatchReader:
     >>> as_reader(pa.table({"id": [1, 2]})).read_all().num_rows
     2
     """
+    return _decoded(_reader(data))
+
+
+def _reader(data: Any) -> pa.RecordBatchReader:
     if isinstance(data, pa.RecordBatchReader):
         return data
     if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns"):
@@ -52,6 +58,30 @@ def as_reader(data: Any) -> pa.RecordBatchReader:
     kind = f"{type(data).__module__}.{type(data).__qualname__}"
     msg = f"cannot read rows from a {kind}; give a frame or table that speaks Arrow"
     raise UnsupportedType(msg, type=kind)
+
+
+def _decoded(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
+    """Take off run-end encoding, which no database and few functions of Arrow know."""
+    encoded = [
+        place
+        for place, field in enumerate(reader.schema)
+        if pa.types.is_run_end_encoded(field.type)
+    ]
+    if not encoded:
+        return reader
+    schema = reader.schema
+    for place in encoded:
+        field = schema.field(place)
+        schema = schema.set(place, field.with_type(field.type.value_type))
+
+    def plain(batch: pa.RecordBatch) -> pa.RecordBatch:
+        arrays = [
+            pc.run_end_decode(array) if place in encoded else array
+            for place, array in enumerate(batch.columns)
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, (plain(batch) for batch in reader))
 
 
 def is_reusable(data: Any) -> bool:

@@ -8,9 +8,10 @@ as what they become, never as how they are spelled.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -31,21 +32,33 @@ __all__ = [
     "create",
     "create_indexes",
     "definition",
+    "identity_options",
     "name_of",
+    "prefixes_of",
     "sqlalchemy_type",
     "stored",
     "would_be",
 ]
 
 
-# Enumerations may be there already; the table has a name of its own. SQLAlchemy 2.0 asks for both.
-_CHECK_TYPES: Any = getattr(sa.schema, "CheckFirst", None)
-_CHECK_TYPES = True if _CHECK_TYPES is None else _CHECK_TYPES.TYPES
+# Enumerations and sequences may be there already; the table has a name of its own. SQLAlchemy 2.0
+# asks for all of them.
+_CHECK: Any = getattr(sa.schema, "CheckFirst", None)
+_CHECK = True if _CHECK is None else _CHECK.TYPES | _CHECK.SEQUENCES
 
 
 def name_of(table: sa.Table) -> TableName:
     """Give the name of a SQLAlchemy table."""
     return TableName(str(table.name), table.schema)
+
+
+def prefixes_of(table: sa.Table) -> tuple[str, ...]:
+    """Give the words between CREATE and TABLE, in capitals.
+
+    >>> prefixes_of(sa.Table("t", sa.MetaData(), prefixes=["unlogged"]))
+    ('UNLOGGED',)
+    """
+    return tuple(str(word).strip().upper() for word in table._prefixes)  # noqa: SLF001 - no other
 
 
 def sqlalchemy_type(type_: pa.DataType) -> sa.types.TypeEngine[Any]:
@@ -119,7 +132,8 @@ def definition(conn: sa.Connection, table: TableName) -> TableDefinition:
 
     """
     dialect = dialect_of(conn)
-    return TableDefinition(dialect.columns(conn, table), dialect.indexes(conn, table))
+    details = dialect.column_details(conn, table)
+    return TableDefinition(dialect.columns(conn, table), dialect.indexes(conn, table), details)
 
 
 def would_be(conn: sa.Connection, table: sa.Table) -> TableDefinition:
@@ -127,11 +141,43 @@ def would_be(conn: sa.Connection, table: sa.Table) -> TableDefinition:
     dialect = dialect_of(conn)
     probe = f"_ixflow_probe_{uuid.uuid4().hex[:16]}"
     made = _copy(table, TableName(probe), prefixes=["TEMPORARY"])
-    made.create(conn, checkfirst=_CHECK_TYPES)
+    made.create(conn, checkfirst=_CHECK)
     create_indexes(conn, made, table)
     place = TableName(probe, dialect.temporary_schema)
     found = definition(conn, place)
     run(conn, f"DROP TABLE {dialect.qualified(place)}")
+    return dataclasses.replace(found, details=_declared_details(table, found.details))
+
+
+def _declared_details(
+    table: sa.Table, details: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, str]]:
+    """Keep what the declaration is about: options of an identity that it does not name are not."""
+    options = identity_options(table)
+    return {
+        column: {
+            what: text
+            for what, text in texts.items()
+            if what in ("collation", "computed value", *(options.get(column) or ()))
+            or (what == "identity" and table.columns[column].identity is not None)
+        }
+        for column, texts in details.items()
+    }
+
+
+def identity_options(table: sa.Table) -> dict[str, dict[str, int | bool]]:
+    """Give the options that the identities of a table's columns name, by column.
+
+    >>> key = sa.Column("id", sa.Integer, sa.Identity(start=7, cycle=False))
+    >>> identity_options(sa.Table("t", sa.MetaData(), key))
+    {'id': {'start': 7, 'cycle': False}}
+    """
+    names = ("start", "increment", "minvalue", "maxvalue", "cache", "cycle")
+    found: dict[str, dict[str, int | bool]] = {}
+    for column in table.columns:
+        if column.identity is not None:
+            given = {name: getattr(column.identity, name, None) for name in names}
+            found[column.name] = {k: v for k, v in given.items() if v is not None}
     return found
 
 
@@ -150,10 +196,10 @@ def create(
     ``bare`` leaves out the sequence of the key too, so that nothing but the table is made.
     """
     dialect_of(conn).create_schema(conn, name.schema) if name.schema is not None else None
-    made = _copy(table, name, key=key, bare=bare)
+    made = _copy(table, name, key=key, bare=bare, prefixes=prefixes_of(table))
     for constraint in () if unique else _unique_constraints(made):
         constraint.ddl_if(callable_=_never)
-    made.create(conn, checkfirst=_CHECK_TYPES)
+    made.create(conn, checkfirst=_CHECK)
     return _copy(table, name)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from ixflow.values import Column
 
@@ -14,12 +14,15 @@ __all__ = ["TableDefinition", "differences"]
 class TableDefinition:
     """Columns (with their places in the key) and indexes (as the dialect describes them).
 
-    Two definitions are equal when the database would make the same table from both; names of
-    keys and indexes, comments and defaults do not count.
+    ``details`` are texts by column and by what they are about, such as its collation; of the live
+    table's those count that the wanted one has too. Two definitions are equal when the database
+    would make the same table from both; names of keys and indexes, comments and defaults do not
+    count.
     """
 
     columns: tuple[Column, ...]
     indexes: frozenset[str] = frozenset()
+    details: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def primary_key(self) -> tuple[str, ...]:
@@ -44,6 +47,11 @@ def _differences(wanted: TableDefinition, live: TableDefinition) -> Iterator[str
     yield from (f"column {name} is dropped" for name in have if name not in want)
     for name in sorted(want.keys() & have.keys()):
         yield from _column_differences(want[name], have[name])
+        known = live.details.get(name, {})
+        for what, text in wanted.details.get(name, {}).items():
+            if text != known.get(what, ""):
+                old, new = known.get(what) or "none", text or "none"
+                yield f"the {what} of column {name} changes from {old} to {new}"
     common = [name for name in have if name in want]
     if common != [name for name in want if name in have]:
         yield "the order of the columns changes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 
 from ixflow.dialects import Dialect, dialect_of, run
 from ixflow.dialects.moments import checked_moments, is_moment_text
+from ixflow.dialects.precision import is_limited, refuse_changed
 from ixflow.dialects.types import arrow_schema, cast_column
 from ixflow.errors import ColumnMismatch, ValidationError
 from ixflow.tables.arrow import as_reader
@@ -56,6 +58,7 @@ def conform(
         for type_, column in zip(types, chosen, strict=True)
     ]
     casts = [checked_moments if text else cast_column for text in as_text]
+    limited = [is_limited(column) for column in chosen]
     schema = pa.schema(
         field.with_type(pa.string()) if text else field
         for field, text in zip(arrow_schema(chosen), as_text, strict=True)
@@ -68,6 +71,8 @@ def conform(
                 cast(batch.column(place), column, table=table, first_row=first_row)
                 for place, column, cast in zip(places, chosen, casts, strict=True)
             ]
+            for array, column in itertools.compress(zip(arrays, chosen, strict=True), limited):
+                refuse_changed(array, column, table=table, first_row=first_row)
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
             first_row += batch.num_rows
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import contextvars
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ixflow.dialects import connected, dialect_of
+from ixflow.dialects.facts import WholeReader
 from ixflow.errors import ColumnMismatch
 from ixflow.values import Column, TableName
 
@@ -14,7 +16,27 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import sqlalchemy as sa
 
-__all__ = ["read", "read_table"]
+    from ixflow.dialects.facts import Reader
+
+__all__ = ["Through", "read", "read_table", "reading_through"]
+
+
+#: Is given what reads a table, and gives its rows.
+Through = Callable[[Callable[[], "pa.Table"]], "pa.Table"]
+
+_through: contextvars.ContextVar[Through | None] = contextvars.ContextVar(
+    "ixflow_reading_through", default=None
+)
+
+
+@contextlib.contextmanager
+def reading_through(through: Through) -> Iterator[None]:
+    """Let `read_table` in the block ask a cache, which may read the table or not."""
+    token = _through.set(through)
+    try:
+        yield
+    finally:
+        _through.reset(token)
 
 
 @contextlib.contextmanager
@@ -32,12 +54,20 @@ def read(
         ValueDoesNotFit: while reading, a value that Arrow cannot hold exactly.
 
     """
+    with _opened(engine, table, columns, where) as (reader, sql, chosen):
+        yield reader.read(sql, chosen)
+
+
+@contextlib.contextmanager
+def _opened(
+    engine: sa.Engine, table: TableName, columns: Sequence[str] | None, where: str | None
+) -> Iterator[tuple[Reader, str, tuple[Column, ...]]]:
     dialect = dialect_of(engine)
     with connected(engine) as conn:
         present = dialect.columns(conn, table)
     chosen = present if columns is None else _chosen(present, columns, table)
     with dialect.reader(engine.url) as reader:
-        yield reader.read(dialect.select(table, chosen, where), chosen)
+        yield reader, dialect.select(table, chosen, where), chosen
 
 
 def _chosen(
@@ -58,6 +88,17 @@ def read_table(
     columns: Sequence[str] | None = None,
     where: str | None = None,
 ) -> pa.Table:
-    """Read a committed table whole; see `read`."""
-    with read(engine, table, columns=columns, where=where) as reader:
-        return reader.read_all()
+    """Read a committed table whole; see `read`, and `reading_through`."""
+    through = _through.get()
+    if through is not None and columns is None and where is None:
+        return through(lambda: _whole(engine, table, None, None))
+    return _whole(engine, table, columns, where)
+
+
+def _whole(
+    engine: sa.Engine, table: TableName, columns: Sequence[str] | None, where: str | None
+) -> pa.Table:
+    with _opened(engine, table, columns, where) as (reader, sql, chosen):
+        if isinstance(reader, WholeReader):
+            return reader.read_whole(sql, chosen)
+        return reader.read(sql, chosen).read_all()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
@@ -63,7 +63,7 @@ def test_a_task_runs_again_when_its_table_shall_be_stored_otherwise(store):
     assert not ran(store, lambda a, _: Table(a.select("x"), primary_key="x"))
 
 
-@pytest.mark.parametrize("options", [{}, {"input_type": pd.DataFrame}, {"input_type": sa.Table}])
+@pytest.mark.parametrize("options", [{}, {"input_type": pa.Table}, {"input_type": sa.Table}])
 def test_other_inputs_than_lazy_frames_are_refused(options):
     with pytest.raises(FlowError, match=r"AUTO_VERSION needs input_type=polars\.LazyFrame"):
         materialize(version=AUTO_VERSION, **options)(lambda: None)

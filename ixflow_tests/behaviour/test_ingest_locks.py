@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import logging
+import logging.handlers
+import queue
 import threading
 import time
 
@@ -30,6 +33,11 @@ def engine(fresh_postgres):
     return fresh_postgres
 
 
+def run_on(engine, statement):
+    with engine.begin() as conn:
+        run(conn, statement)
+
+
 @contextlib.contextmanager
 def reading(engine):
     """Hold the table as a reader that forgets to end its transaction."""
@@ -46,6 +54,21 @@ def test_a_session_that_never_lets_go_is_terminated_after_the_delay(engine, capl
             run(blocker, "SELECT 1")
     assert [row[0] for row in rows(engine, people())] == [1, 2]
     assert "which held app.people for too long" in caplog.text
+
+
+def test_the_given_logger_hears_of_terminations_and_views(engine):
+    run_on(engine, "CREATE VIEW app.names AS SELECT name FROM app.people")
+    run_on(engine, "CREATE MATERIALIZED VIEW app.copies AS SELECT name FROM app.names")
+    said: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    heard = logging.getLogger("ixflow_tests.mine")
+    heard.setLevel(logging.DEBUG)
+    heard.addHandler(logging.handlers.QueueHandler(said))
+    with reading(engine):
+        ingested(engine, migrated(), [(2, "b", "x")], get_pg_force_execute=SOON, logger=heard)
+    lines = [said.get().getMessage() for _ in range(said.qsize())]
+    assert [line for line in lines if "which held app.people for too long" in line]
+    assert "making 2 views over app.people again: app.names, app.copies" in lines
+    assert [line for line in lines if line.startswith("made them again in ")]
 
 
 def test_readers_that_come_and_go_are_left_alone(engine):

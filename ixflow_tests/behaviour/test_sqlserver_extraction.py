@@ -480,7 +480,7 @@ def test_nothing_is_written_to_it(fresh_sqlserver):
             "load": lambda: DIALECT.load(conn, table, [], reader),
             "merge": lambda: DIALECT.merge(conn, table, table, [], []),
             "swap": lambda: DIALECT.swap(conn, [(table, table)]),
-            "publish": lambda: DIALECT.publish(conn, transaction="x", schema="s", tables=["t"]),
+            "publish": lambda: DIALECT.publish(conn, [(TableName("t", "x"), TableName("t", "s"))]),
             "drop_schema": lambda: DIALECT.drop_schema(conn, "s"),
         }
         for attempt in attempts.values():

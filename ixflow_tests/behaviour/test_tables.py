@@ -346,7 +346,9 @@ def publish(engine: sa.Engine, version: int, *names: str, drops: tuple[str, ...]
             create_and_load(conn, TableName(name, schema), pa.table({"version": [version]}))
     with engine.begin() as conn:
         dialect = dialect_of(conn)
-        dialect.publish(conn, transaction=schema, schema="mart", tables=names, drops=drops)
+        dialect.create_schema(conn, "mart")
+        moves = [(TableName(name, schema), TableName(name, "mart")) for name in names]
+        dialect.publish(conn, moves, drops=[TableName(name, "mart") for name in drops])
     with engine.begin() as conn:
         dialect_of(conn).drop_schema(conn, schema)
 

@@ -435,3 +435,34 @@ def test_a_warehouse_that_cannot_be_reached_is_a_failure_that_may_be_retried(sho
     assert said.description.startswith("cannot connect to postgresql+psycopg://u:***@127.0.0.1:1")
     assert "check host and port" in said.description
     assert isinstance(away.engine, sa.Engine)
+
+
+def test_the_columns_of_a_query_tell_which_columns_feed_them(warehouse, instance):
+    @materialize(version="1")
+    def orders():
+        return Table(pl.DataFrame({"id": [1], "price": [2.0], "n": [3]}))
+
+    @materialize(lazy=True, input_type=sa.Table)
+    def totals(orders):
+        total = (orders.c.price * orders.c.n).label("total")
+        return Table(sa.select(orders.c.id, total, sa.literal_column("1").label("odd")))
+
+    with Flow("lineage") as flow:
+        with Stage("raw"):
+            made_orders = orders()
+        with Stage("st"):
+            totals(made_orders)
+    definitions = flow.to_definitions(table_store=warehouse)
+    job = definitions.resolve_implicit_global_asset_job_def()
+    for _ in range(2):
+        result = job.execute_in_process(instance=instance)
+        found = value(made(result)["st/totals"], "dagster/column_lineage").deps_by_column
+        told = {
+            name: {(dep.asset_key.to_user_string(), dep.column_name) for dep in deps}
+            for name, deps in found.items()
+        }
+        assert told == {
+            "id": {("raw/orders", "id")},
+            "total": {("raw/orders", "price"), ("raw/orders", "n")},
+        }
+        assert "dagster/column_lineage" not in made(result)["raw/orders"].metadata

@@ -180,14 +180,15 @@ def test_a_store_for_one_database_refuses_another():
         _ = config_of(table_store=store).table_store
 
 
-@pytest.mark.parametrize("option", ["avoid_drop_create_schema", "default_materialization_details"])
-def test_an_option_that_is_not_there_yet_is_refused_and_never_ignored(option):
-    value = True if option == "avoid_drop_create_schema" else "label"
-    store = {"class": "SQLTableStore", "args": {**DUCKDB["args"], option: value}}
-    with pytest.raises(ConfigError, match=f"the option {option} .* not available yet"):
-        _ = config_of(table_store=store).table_store
-    harmless = {"strict_materialization_details": True, "no_db_locking": False}
-    store = {"class": "SQLTableStore", "args": {**DUCKDB["args"], **harmless}}
+def test_every_option_of_the_original_is_taken():
+    options = {
+        "avoid_drop_create_schema": True,
+        "strict_materialization_details": True,
+        "materialization_details": {"__any__": None, "label": {}},
+        "default_materialization_details": "label",
+        "no_db_locking": False,
+    }
+    store = {"class": "SQLTableStore", "args": {**DUCKDB["args"], **options}}
     assert config_of(table_store=store).table_store.schema("s") == "s"
 
 

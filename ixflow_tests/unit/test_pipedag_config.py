@@ -247,7 +247,7 @@ def test_nothing_that_is_printed_shows_a_password(whole):
 )
 def test_a_class_has_a_short_name_our_path_and_the_path_of_the_original(name, short):
     found = class_named("table_store", name, Place("f"))
-    assert (found.short, found.path, found.known) == (short, "ixflow.SQLTableStore", True)
+    assert (found.short, found.path, found.known) == (short, f"ixflow.{short}", True)
 
 
 def test_every_known_class_has_its_arguments_described():

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import sqlalchemy as sa
 
-from ixflow.dialects.base import Dialect, Held, MergeCounts, SourceFacts, run
+from ixflow.dialects.base import NOTHING_ASIDE, Dialect, Held, MergeCounts, SourceFacts, run
 from ixflow.dialects.config import file_url
 from ixflow.dialects.connect import connected, seconds_to_wait
 from ixflow.dialects.duckdb import catalog, publish, split, types
@@ -37,6 +37,7 @@ class DuckDBDialect(DuckDBChecksums, Dialect):
     name = "duckdb"
     kind = "duckdb"
     driver = "duckdb"
+    one_process = True
     max_identifier = 1_000
     adds_keys = False
     infinite_moments = True
@@ -303,22 +304,29 @@ class DuckDBDialect(DuckDBChecksums, Dialect):
     def publish(
         self,
         conn: sa.Connection,
+        moves: Sequence[tuple[TableName, TableName]],
         *,
-        transaction: str,
-        schema: str,
-        tables: Sequence[str],
-        drops: Sequence[str] = (),
+        drops: Sequence[TableName] = (),
+        aside: Mapping[TableName, TableName] = NOTHING_ASIDE,
         timeout_seconds: float = 60,
+        keeps_schemas: bool = False,
+        keeps_options: bool = True,
     ) -> None:
-        """Point views of the published schema at the tables of the transaction schema."""
-        del timeout_seconds
-        publish.publish(
-            self, conn, transaction=transaction, schema=schema, tables=tables, drops=drops
-        )
+        """Point views of the published schema at the new tables."""
+        del timeout_seconds, keeps_options
+        publish.publish(self, conn, moves, drops, aside, keeps_schemas=keeps_schemas)
 
-    def drop_schema(self, conn: sa.Connection, schema: str) -> None:
+    def drop_schema(
+        self,
+        conn: sa.Connection,
+        schema: str,
+        *,
+        prefix: str | None = None,
+        dependents: bool = True,
+    ) -> None:
         """Drop a transaction schema with the tables in it that are not published."""
-        publish.drop_schema(self, conn, schema)
+        del dependents  # Views of others find their tables by name.
+        publish.drop_schema(self, conn, schema, prefix)
 
     def tables_in(self, conn: sa.Connection, schema: str) -> tuple[str, ...]:
         """List the names of tables and views of a schema."""

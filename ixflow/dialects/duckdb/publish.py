@@ -13,7 +13,7 @@ put there is never taken for ours: neither overwritten, nor the table behind it 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -44,48 +44,56 @@ _TABLES = sa.text("""
 def publish(
     dialect: DuckDBDialect,
     conn: sa.Connection,
+    moves: Sequence[tuple[TableName, TableName]],
+    drops: Sequence[TableName],
+    aside: Mapping[TableName, TableName],
     *,
-    transaction: str,
-    schema: str,
-    tables: Sequence[str],
-    drops: Sequence[str],
+    keeps_schemas: bool,
 ) -> None:
-    """Point the views at the new tables, and drop the tables that were behind them."""
-    dialect.create_schema(conn, schema)
+    """Point the views at the new tables, and drop the tables that no view shows any more.
+
+    A table that is set aside gets a view there, so that it stays. What is new may be such a view:
+    then the table that it shows is published, and the view goes.
+    """
     behind = _shown(conn)
     comments = {
         _folded(place, name): text
         for place, name, _, text in conn.execute(_VIEWS)
         if text is not None
     }
-    _refuse_what_is_not_ours(conn, schema, {*tables, *drops}, set(behind))
-    for name in tables:
-        view = dialect.qualified(TableName(name, schema))
-        table = dialect.qualified(TableName(name, transaction))
-        run(conn, f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM {table} AS ixflow_published")
-        if comment := comments.get(_folded(schema, name)):
+    places = [*(place for _, place in moves), *drops]
+    _refuse_what_is_not_ours(conn, places, set(behind))
+    for old, place in aside.items():
+        if _key(old) in behind:
+            _show(dialect, conn, place, behind[_key(old)])
+    for new, place in moves:
+        _show(dialect, conn, place, behind.get(_key(new), new))
+        if comment := comments.get(_key(place)):
             literal = comment.replace("'", "''")
-            run(conn, f"COMMENT ON VIEW {view} IS '{literal}'")
-    for name in drops:
-        run(conn, f"DROP VIEW IF EXISTS {dialect.qualified(TableName(name, schema))}")
-    places = [_folded(schema, name) for name in [*tables, *drops]]
-    _drop_unshown(dialect, conn, {behind[place] for place in places if place in behind})
+            run(conn, f"COMMENT ON VIEW {dialect.qualified(place)} IS '{literal}'")
+    for gone in [*drops, *(new for new, _ in moves if _key(new) in behind)]:
+        run(conn, f"DROP VIEW IF EXISTS {dialect.qualified(gone)}")
+    before = {behind[_key(place)] for place in places if _key(place) in behind}
+    _drop_unshown(dialect, conn, before, keeps_schemas=keeps_schemas)
+
+
+def _show(dialect: DuckDBDialect, conn: sa.Connection, view: TableName, table: TableName) -> None:
+    what = f"SELECT * FROM {dialect.qualified(table)} AS ixflow_published"
+    run(conn, f"CREATE OR REPLACE VIEW {dialect.qualified(view)} AS {what}")
 
 
 def _refuse_what_is_not_ours(
-    conn: sa.Connection, schema: str, names: set[str], ours: set[tuple[str, str]]
+    conn: sa.Connection, places: Sequence[TableName], ours: set[tuple[str, str]]
 ) -> None:
-    present = set(conn.execute(_TABLES, {"schema": schema}).scalars())
-    views = [(place, name) for place, name, _, _ in conn.execute(_VIEWS)]
-    present |= {name for place, name in views if place.lower() == schema.lower()}
-    wanted = {name.lower() for name in names}
-    in_the_way = sorted(
-        name for name in present if name.lower() in wanted and _folded(schema, name) not in ours
-    )
+    schemas = sorted({str(place.schema) for place in places})
+    present = [(s, n) for s in schemas for n in conn.execute(_TABLES, {"schema": s}).scalars()]
+    present += [(schema, name) for schema, name, _, _ in conn.execute(_VIEWS)]
+    wanted = {_key(place) for place in places} - ours
+    in_the_way = sorted(name for schema, name in present if _folded(schema, name) in wanted)
     if in_the_way:
         msg = (
-            f"{schema} holds tables or views that ixflow did not publish: {in_the_way}; "
-            f"rename them first"
+            f"{', '.join(schemas)} holds tables or views that ixflow did not publish: "
+            f"{in_the_way}; rename them first"
         )
         raise ReplacementRefused(msg, objects=in_the_way)
 
@@ -106,24 +114,39 @@ def _folded(schema: str, name: str) -> tuple[str, str]:
     return schema.lower(), name.lower()
 
 
+def _key(table: TableName) -> tuple[str, str]:
+    return _folded(str(table.schema), table.name)
+
+
 def _plain(part: str) -> str:
     return part[1:-1].replace('""', '"') if part.startswith('"') else part
 
 
-def _drop_unshown(dialect: DuckDBDialect, conn: sa.Connection, tables: set[TableName]) -> None:
-    """Drop the tables that no published view shows, and the schemas that are empty then."""
-    shown = {_folded(str(table.schema), table.name) for table in _shown(conn).values()}
+def _drop_unshown(
+    dialect: DuckDBDialect, conn: sa.Connection, tables: set[TableName], *, keeps_schemas: bool
+) -> None:
+    """Drop the tables that no view of ours shows, and the schemas that are empty then."""
+    shown = {_key(table) for table in _shown(conn).values()}
     for table in sorted(tables):
-        if _folded(str(table.schema), table.name) not in shown:
+        if _key(table) not in shown:
             dialect.drop_table(conn, table)
     for schema in sorted({str(table.schema) for table in tables}):
-        if not dialect.tables_in(conn, schema):
+        if not keeps_schemas and not dialect.tables_in(conn, schema):
             run(conn, f"DROP SCHEMA {dialect.quote(schema)}")
 
 
-def drop_schema(dialect: DuckDBDialect, conn: sa.Connection, schema: str) -> None:
-    """Drop a transaction schema with the tables in it that no view shows."""
-    names = list(conn.execute(_TABLES, {"schema": schema}).scalars())
-    _drop_unshown(dialect, conn, {TableName(name, schema) for name in names})
-    if not names and not dialect.tables_in(conn, schema):
+def drop_schema(
+    dialect: DuckDBDialect, conn: sa.Connection, schema: str, prefix: str | None
+) -> None:
+    """Drop a transaction schema with its views and the tables in it that no view shows."""
+    begins = (prefix or "").lower()
+    tables = set()
+    for (place, name), table in _shown(conn).items():
+        if place == schema.lower() and name.startswith(begins):
+            run(conn, f"DROP VIEW {dialect.qualified(TableName(name, schema))}")
+            tables.add(table)
+    names = conn.execute(_TABLES, {"schema": schema}).scalars().all()
+    tables |= {TableName(name, schema) for name in names if name.lower().startswith(begins)}
+    _drop_unshown(dialect, conn, tables, keeps_schemas=prefix is not None)
+    if prefix is None and not dialect.tables_in(conn, schema):
         run(conn, f"DROP SCHEMA IF EXISTS {dialect.quote(schema)}")

@@ -43,6 +43,18 @@ class DuckDBReader:
         batches = _exact_batches(self._batches(sql, columns), columns, schema)
         return pa.RecordBatchReader.from_batches(schema, batches)
 
+    def read_whole(self, sql: str, columns: Sequence[Column]) -> pa.Table:
+        """Run a query and give all of its rows, which DuckDB then finds on all its threads."""
+        import duckdb
+
+        schema = arrow_schema(columns)
+        try:
+            found = self._raw.execute(sql).to_arrow_table(_ROWS)
+        except duckdb.OutOfMemoryException as error:
+            raise _too_little_memory(error) from None
+        batches = _exact_batches(iter(found.to_batches()), columns, schema)
+        return pa.Table.from_batches(batches, schema)
+
     def cancel(self) -> None:
         """Stop the running query from another thread."""
         self._raw.interrupt()

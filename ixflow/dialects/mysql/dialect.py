@@ -71,6 +71,7 @@ class MySQLDialect(SourceOnly):
     name = "mysql"
     title = "MySQL"
     kind = "mysql"
+    bounds_statements = True
     driver = "mysql+pymysql"
     default_port = 3306
     max_identifier = 64

@@ -72,7 +72,10 @@ def advised(error: BaseException, table: str) -> IxflowError | None:
         setting = "max_standby_streaming_delay"
         return SourceLimitReached(f"{said}; {_REPLICA}", table=table, setting=setting)
     if "due to statement timeout" in said:
-        msg = f"{said}; give the intent a longer statement_timeout, or more and smaller tasks"
+        msg = (
+            f"{said}; give a longer statement_timeout (an intent: or more and smaller tasks; "
+            f"incremental_batches: or batch_rows)"
+        )
         return StatementTimeout(msg, table=table, setting="statement_timeout")
     for advice in _ADVICE:
         if state == advice.state:

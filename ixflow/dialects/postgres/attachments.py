@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from ixflow.dialects.base import run
 from ixflow.dialects.postgres.catalog import literal
+from ixflow.dialects.postgres.grants import Grant, check_regranted, regrant
 from ixflow.errors import ReplacementRefused
 
 if TYPE_CHECKING:
@@ -24,13 +25,12 @@ _KINDS = {"r": "TABLE", "p": "TABLE", "v": "VIEW", "m": "MATERIALIZED VIEW", "f"
 class Attachments:
     """Owner, grants and comments of one table or view.
 
-    ``grants`` are (privilege, column or None, grantee, with grant option), all quoted, besides
-    those of the owner.
+    ``grants`` are those of the owner too; the default ones where none were ever given.
     """
 
     kind: str
     owner: str
-    grants: tuple[tuple[str, str | None, str, bool], ...]
+    grants: tuple[Grant, ...]
     comments: tuple[tuple[str | None, str], ...]
 
 
@@ -38,14 +38,17 @@ class Attachments:
 _ATTACHMENTS = sa.text("""
     SELECT c.relkind::text, quote_ident(o.rolname),
         ARRAY(SELECT ARRAY[x.privilege_type, x.attname, CASE WHEN x.grantee = 0 THEN 'PUBLIC'
-                           ELSE quote_ident(r.rolname) END, x.is_grantable::text]
+                           ELSE quote_ident(r.rolname) END, x.is_grantable::text,
+                           quote_ident(g.rolname)]
               FROM (
-                  SELECT (aclexplode(c.relacl)).*, NULL::text AS attname
+                  SELECT (aclexplode(coalesce(c.relacl, acldefault('r', c.relowner)))).*,
+                         NULL::text AS attname
                   UNION ALL
                   SELECT (aclexplode(a.attacl)).*, quote_ident(a.attname)
                   FROM pg_attribute a
                   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-              ) x LEFT JOIN pg_roles r ON r.oid = x.grantee),
+              ) x LEFT JOIN pg_roles r ON r.oid = x.grantee
+              LEFT JOIN pg_roles g ON g.oid = x.grantor),
         ARRAY(SELECT ARRAY[quote_ident(a.attname), d.description]
               FROM pg_description d
               LEFT JOIN pg_attribute a
@@ -59,9 +62,8 @@ def attachments(conn: sa.Connection, oid: int) -> Attachments:
     """Note owner, grants and comments of a table or view."""
     kind, owner, granted, described = conn.execute(_ATTACHMENTS, {"oid": oid}).one()
     grants = [
-        (privilege, column, grantee, grantable == "true")
-        for privilege, column, grantee, grantable in granted
-        if grantee != owner
+        Grant(privilege, column, grantee, grantable == "true", grantor)
+        for privilege, column, grantee, grantable, grantor in granted
     ]
     return Attachments(
         kind=_KINDS[kind],
@@ -80,37 +82,22 @@ def restore(conn: sa.Connection, qualified: str, kept: Attachments) -> None:
     query = sa.text("SELECT to_regclass(:name)::oid::bigint")
     oid = conn.execute(query, {"name": qualified}).scalar_one()
     present = attachments(conn, oid)
-    named = bool(kept.grants or kept.comments)
-    columns = _column_names(conn, qualified) if named else set()
     # The owner first: the grants are then the owner's, and one to the current role stays one.
     if present.owner != kept.owner:
         run(conn, f"ALTER {kept.kind} {qualified} OWNER TO {kept.owner}")
         present = attachments(conn, oid)
-    _replace_grants(conn, qualified, present, kept, columns)
+    about_columns = any(grant.column for grant in kept.grants) or kept.comments
+    columns = _column_names(conn, qualified) if about_columns else set()
+    wanted = [g for g in kept.grants if g.column is None or g.column in columns]
+    what = f"TABLE {qualified}"
+    if regrant(conn, what, kept.owner, present.grants, wanted):
+        check_regranted(what, attachments(conn, oid).grants, wanted)
     has_comment = any(column is None for column, _ in present.comments)
     for column, text in kept.comments:
         if column is None and not has_comment:
             run(conn, f"COMMENT ON {kept.kind} {qualified} IS {literal(text)}")
         elif column in columns:
             run(conn, f"COMMENT ON COLUMN {qualified}.{column} IS {literal(text)}")
-
-
-def _replace_grants(
-    conn: sa.Connection,
-    qualified: str,
-    present: Attachments,
-    kept: Attachments,
-    columns: set[str],
-) -> None:
-    # Default privileges may have given the new table grants that the old one did not have.
-    for grantee in sorted({grant[2] for grant in present.grants}):
-        run(conn, f"REVOKE ALL ON TABLE {qualified} FROM {grantee}")
-    for privilege, column, grantee, grantable in kept.grants:
-        if column is not None and column not in columns:
-            continue
-        what = f"{privilege} ({column})" if column else privilege
-        option = " WITH GRANT OPTION" if grantable else ""
-        run(conn, f"GRANT {what} ON TABLE {qualified} TO {grantee}{option}")
 
 
 def _column_names(conn: sa.Connection, qualified: str) -> set[str]:
@@ -124,8 +111,21 @@ _UNKEEPABLE = sa.text("""
     SELECT format('partition %s of %s', i.inhrelid::regclass, i.inhparent::regclass)
     FROM pg_inherits i WHERE i.inhrelid = ANY(:tables) OR i.inhparent = ANY(:tables)
     UNION ALL
-    SELECT format('replica identity of %s by an index', c.oid::regclass) FROM pg_class c
-    WHERE c.oid = ANY(:tables) AND c.relreplident = 'i'
+    SELECT format('subscription of %s to another server', s.srrelid::regclass)
+    FROM pg_subscription_rel s WHERE s.srrelid = ANY(:tables)
+    UNION ALL
+    SELECT format('dependence of %s on extension %I', pg_describe_object(d.classid, d.objid, 0),
+                  e.extname)
+    FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+    LEFT JOIN pg_index i ON d.classid = 'pg_class'::regclass AND i.indexrelid = d.objid
+    LEFT JOIN pg_trigger g ON d.classid = 'pg_trigger'::regclass AND g.oid = d.objid
+    LEFT JOIN pg_class v ON d.classid = 'pg_class'::regclass AND v.oid = d.objid
+    WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'x'
+      AND coalesce(i.indrelid, g.tgrelid, v.oid) = ANY(:all)
+    UNION ALL
+    SELECT format('disabled triggers of foreign key %I of %s', k.conname, k.conrelid::regclass)
+    FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid = ANY(:tables) AND EXISTS (
+        SELECT FROM pg_trigger g WHERE g.tgconstraint = k.oid AND g.tgenabled <> 'O')
     UNION ALL
     SELECT format('function %s over %s', p.oid::regprocedure, coalesce(c.oid, t.typrelid)::regclass)
     FROM pg_depend d JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ixflow.dialects.base import Dialect
 
 __all__ = [
+    "INDEX_TEXT",
+    "column_details",
     "columns",
     "continue_sequences",
     "indexes",
@@ -68,14 +70,23 @@ _FACTS = sa.text("""
 
 
 # pg_get_indexdef starts with the names of index and table; what follows is what the index is.
-_INDEXES = sa.text("""
-    SELECT CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END || substr(
+INDEX_TEXT = """
+    CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END || substr(
         pg_get_indexdef(i.indexrelid),
         length(format('CREATE %sINDEX %I ON %I.%I ',
                       CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END,
                       x.relname,
                       CASE WHEN n.oid = pg_my_temp_schema() THEN 'pg_temp' ELSE n.nspname END,
                       c.relname)) + 1)
+    || coalesce((SELECT CASE WHEN k.condeferrable THEN ' DEFERRABLE' ELSE '' END ||
+                        CASE WHEN k.condeferred THEN ' INITIALLY DEFERRED' ELSE '' END
+                 FROM pg_constraint k
+                 WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x')), '')
+"""
+"""Says what an index is: of ``pg_index i``, ``pg_class x``, its table's ``c`` and schema ``n``."""
+
+_INDEXES = sa.text(f"""
+    SELECT {INDEX_TEXT}
     FROM pg_index i
     JOIN pg_class x ON x.oid = i.indexrelid
     JOIN pg_class c ON c.oid = i.indrelid
@@ -100,36 +111,17 @@ _SEQUENCES = sa.text("""
 """)
 
 
-# Who may use a sequence, besides its owner, and its comment.
-_SEQUENCE_EXTRAS = sa.text("""
-    SELECT format('GRANT %s ON SEQUENCE %s TO %s%s', x.privilege_type, CAST(:sequence AS text),
-                  CASE WHEN x.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END,
-                  CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
-    FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) x
-    LEFT JOIN pg_roles r ON r.oid = x.grantee
-    WHERE c.oid = to_regclass(:before) AND x.grantee <> c.relowner
-    UNION ALL
-    SELECT format('COMMENT ON SEQUENCE %s IS %L', CAST(:sequence AS text), d.description)
-    FROM pg_description d
-    WHERE d.objoid = to_regclass(:before) AND d.classoid = 'pg_class'::regclass
-""")
-
-
 def continue_sequences(conn: sa.Connection, qualified: str, old: str | None) -> None:
-    """Set each sequence behind the greatest value in its column and behind the old sequence.
-
-    The grants and the comment of the old sequence become the new one's.
-    """
+    """Set each sequence behind the greatest value in its column and behind the old sequence."""
     for column, sequence, before in conn.execute(_SEQUENCES, {"name": qualified, "old": old}).all():
         last = f"(SELECT last_value FROM {before} WHERE is_called)" if before else "NULL::bigint"
         query = f"SELECT greatest({last}, (SELECT max({column}) FROM {qualified}))"
         value = run(conn, query).scalar_one()
         if value is not None and value > 0:
-            run(conn, f"SELECT setval({literal(sequence)}, {int(value)})")
-        if before is not None:
-            names = {"sequence": sequence, "before": before}
-            for statement in conn.execute(_SEQUENCE_EXTRAS, names).scalars().all():
-                run(conn, statement)
+            name, number = literal(sequence), int(value)
+            # Not behind a number that the sequence never reaches.
+            limits = f"FROM pg_sequence WHERE seqrelid = {name}::regclass AND {number} >= seqmin"
+            run(conn, f"SELECT setval({name}, least({number}, seqmax)) {limits}")
 
 
 def resolved(conn: sa.Connection, dialect: Dialect, table: TableName) -> TableName:
@@ -157,6 +149,38 @@ def columns(conn: sa.Connection, qualified: str) -> tuple[Column, ...]:
         type_, as_text = arrow_type(sql_type)
         found.append(Column(name, sql_type, type_, not not_null, as_text, position))
     return tuple(found)
+
+
+# A collation is only told where it is not the one that the type has anyway.
+_DETAILS = sa.text("""
+    SELECT a.attname,
+           coalesce((SELECT format('%I.%I', n.nspname, l.collname) FROM pg_collation l
+                     JOIN pg_namespace n ON n.oid = l.collnamespace
+                     JOIN pg_type t ON t.oid = a.atttypid
+                     WHERE l.oid = a.attcollation AND a.attcollation <> t.typcollation), ''),
+           CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) ELSE '' END,
+           CASE a.attidentity WHEN 'a' THEN 'always' WHEN 'd' THEN 'by default' ELSE '' END,
+           s.seqstart, s.seqincrement, s.seqmin, s.seqmax, s.seqcache, s.seqcycle
+    FROM pg_attribute a
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    LEFT JOIN pg_depend o ON o.refobjid = a.attrelid AND o.refobjsubid = a.attnum
+      AND o.deptype = 'i' AND o.classid = 'pg_class'::regclass AND a.attidentity <> ''
+    LEFT JOIN pg_sequence s ON s.seqrelid = o.objid
+    WHERE a.attrelid = to_regclass(:name) AND a.attnum > 0 AND NOT a.attisdropped
+""")
+_NAMES = (
+    *("collation", "computed value", "identity"),
+    *("start", "increment", "minvalue", "maxvalue", "cache", "cycle"),
+)
+
+
+def column_details(conn: sa.Connection, qualified: str) -> dict[str, dict[str, str]]:
+    """Read collation, computed value, identity and its options of a quoted name's columns."""
+    found: dict[str, dict[str, str]] = {}
+    for column, *values in conn.execute(_DETAILS, {"name": qualified}).all():
+        texts = ("" if value is None else str(value).lower() for value in values[3:])
+        found[column] = dict(zip(_NAMES, [*values[:3], *texts], strict=True))
+    return found
 
 
 def source_facts(conn: sa.Connection, qualified: str) -> SourceFacts:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ixflow.dialects.checksums import Checksums
 from ixflow.dialects.facts import run
+from ixflow.dialects.postgres.partitions import kind_of
 from ixflow.dialects.postgres.types import base_type
 from ixflow.values import Column, TableName
 
@@ -92,6 +94,23 @@ class PostgresChecksums(Checksums):
             f"{self.qualified(table)} t JOIN {self.qualified(mark)} ixflow_added "
             f"ON ixflow_added.relation = t.tableoid AND ixflow_added.place = t.ctid"
         )
+
+    @contextlib.contextmanager
+    def by_place(self, conn: sa.Connection, table: TableName) -> Iterator[None]:
+        """Leave the planner no join but the one that costs as much as there are added rows.
+
+        Each partition would be asked for each row: so not for a partitioned table.
+        """
+        if kind_of(conn, self.qualified(table)) == "p":
+            yield
+            return
+        settings = ("enable_hashjoin", "enable_mergejoin")
+        before = [run(conn, f"SHOW {name}").scalar_one() for name in settings]
+        for name in settings:
+            run(conn, f"SET LOCAL {name} = off")
+        yield
+        for name, value in zip(settings, before, strict=True):
+            run(conn, f"SET LOCAL {name} = {value}")
 
     def forget_additions(self, conn: sa.Connection, mark: Any) -> None:
         """Drop the places."""

@@ -7,20 +7,23 @@ import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import sqlalchemy as sa
 
-from ixflow.dialects.base import Dialect, Held, MergeCounts, SourceFacts, run
+from ixflow.dialects.base import NOTHING_ASIDE, Dialect, Held, MergeCounts, SourceFacts, run
 from ixflow.dialects.config import server_url
+from ixflow.dialects.details import details
 from ixflow.dialects.fragments import Lexicon
 from ixflow.dialects.postgres import (
     advice,
+    blame,
     catalog,
     locks,
     names,
     queries,
+    sequences,
     split,
     swap,
     transactions,
@@ -31,8 +34,9 @@ from ixflow.dialects.postgres.database import create_database
 from ixflow.dialects.postgres.hold import hold_tables, is_transient, moment
 from ixflow.dialects.postgres.keys import estimated_rows, probing, split_keys
 from ixflow.dialects.postgres.load import is_copied, load
-from ixflow.dialects.postgres.merge import merge, takes_first_rows
+from ixflow.dialects.postgres.merge import _comparable, merge, takes_first_rows
 from ixflow.dialects.postgres.reader import PostgresReader, open_reader
+from ixflow.dialects.postgres.session_locks import PostgresSessionLocks
 from ixflow.dialects.postgres.visit import connect_options
 from ixflow.dialects.ranges import SplitKey
 from ixflow.dialects.transactions import Ended
@@ -40,6 +44,9 @@ from ixflow.errors import IxflowError, UnsupportedDatabase, ValidationError
 from ixflow.values import Column, KeyRange, PageRange, TableName, TablePart
 
 __all__ = ["PostgresDialect"]
+
+_IDLE = 0
+"""What libpq, and with it both drivers, call a connection outside a transaction."""
 
 
 class PostgresDialect(PostgresChecksums, Dialect):
@@ -51,17 +58,28 @@ class PostgresDialect(PostgresChecksums, Dialect):
     default_port = 5432
     shares_snapshot = True
     settles = True
+    bounds_statements = True
     infinite_moments = True
     row_place = "ctid"
+    table_prefixes = ("UNLOGGED",)
     moves_tables = True
     temporary_schema = "pg_temp"
     row_values = True
+    table_options: ClassVar[Mapping[str, type]] = {"unlogged": bool}
+    session_locks = PostgresSessionLocks()
     overriding = "OVERRIDING SYSTEM VALUE "
     lexicon = Lexicon(escapes=True, dollars=True)
 
     def url(self, config: Mapping[str, Any]) -> sa.URL:
         """Make the URL of a ``source_config``."""
-        return server_url(config, driver=self.driver, default_port=5432)
+        made = server_url(config, driver=self.driver, default_port=5432)
+        if made.get_driver_name() not in ("psycopg", "psycopg2"):
+            msg = (
+                f"the driver {made.get_driver_name()} is not used for reading; write "
+                f"postgresql://..., postgresql+psycopg:// or postgresql+psycopg2://"
+            )
+            raise ValidationError(msg, driver=made.get_driver_name())
+        return made
 
     def engine(self, url: str | sa.URL) -> sa.Engine:
         """Make an engine; a URL without a driver gets psycopg 3."""
@@ -133,6 +151,18 @@ class PostgresDialect(PostgresChecksums, Dialect):
     def indexes(self, conn: sa.Connection, table: TableName) -> frozenset[str]:
         """Describe the indexes by what follows the table's name in their definitions."""
         return catalog.indexes(conn, self.qualified(table))
+
+    def column_details(
+        self, conn: sa.Connection, table: TableName
+    ) -> Mapping[str, Mapping[str, str]]:
+        """Read collation, computed value and identity of each column."""
+        return catalog.column_details(conn, self.qualified(table))
+
+    def set_identity(
+        self, conn: sa.Connection, table: TableName, column: str, options: Mapping[str, int | bool]
+    ) -> None:
+        """Alter the options that are given, and where the next number lies if it must."""
+        sequences.set_identity(conn, self.qualified(table), column, options)
 
     def parts(self, conn: sa.Connection, table: TableName) -> tuple[TablePart, ...]:
         """List the partitions, or the table itself."""
@@ -251,6 +281,12 @@ class PostgresDialect(PostgresChecksums, Dialect):
         if driver.autocommit:
             msg = "the connection is in AUTOCOMMIT mode, where no batch would be one transaction"
             raise ValidationError(msg)
+        if driver.info.transaction_status != _IDLE:
+            msg = (
+                "the driver's connection is in a transaction that SQLAlchemy knows nothing of; "
+                "commit it or roll it back, so that a batch does not commit it"
+            )
+            raise ValidationError(msg)
 
     def create_database(self, url: sa.URL) -> bool:
         """Create the database, over a connection to the one that every server has."""
@@ -262,6 +298,10 @@ class PostgresDialect(PostgresChecksums, Dialect):
         query = sa.text("SELECT 1 FROM pg_namespace WHERE nspname = :name")
         if conn.execute(query, {"name": schema}).first() is None:
             run(conn, f"CREATE SCHEMA IF NOT EXISTS {self.quote(schema)}")
+
+    def table_kind(self) -> str:
+        """Say TABLE, or UNLOGGED TABLE."""
+        return "UNLOGGED TABLE" if details().get("unlogged") else "TABLE"
 
     def load(
         self,
@@ -287,6 +327,17 @@ class PostgresDialect(PostgresChecksums, Dialect):
     ) -> MergeCounts:
         """Upsert with ON CONFLICT; rows that would not change are not written."""
         return merge(self, conn, source, target, columns, key)
+
+    def comparable(self, column: Column, expression: str) -> str:
+        """Compare texts byte by byte, and by their texts what has no equality of its own."""
+        return _comparable(expression, column)
+
+    def refuse_rounding(
+        self, conn: sa.Connection, stage: TableName, columns: Sequence[Column], table: TableName
+    ) -> None:
+        """Compare each waiting text in its type without digits with that in the column's own."""
+        waiting = [column for column in columns if not is_copied(column)]
+        blame.refuse_rounded(self, conn, stage, waiting, table)
 
     def resolved(self, conn: sa.Connection, table: TableName) -> TableName:
         """Find the schema of a name without one, as search_path finds it."""
@@ -328,6 +379,10 @@ class PostgresDialect(PostgresChecksums, Dialect):
         """Name constraints and sequences after the table where they begin with its old name."""
         names.name_parts(self, conn, table, prefix)
 
+    def name_key(self, conn: sa.Connection, table: TableName, wanted: str) -> None:
+        """Rename the key's constraint, and its index with it."""
+        names.name_key(self, conn, table, wanted)
+
     def assigned_type(self, sql_type: str) -> str:
         """Leave the length out: the assignment refuses what a cast would cut off."""
         return types.assigned_type(sql_type)
@@ -363,24 +418,44 @@ class PostgresDialect(PostgresChecksums, Dialect):
     def publish(
         self,
         conn: sa.Connection,
+        moves: Sequence[tuple[TableName, TableName]],
         *,
-        transaction: str,
-        schema: str,
-        tables: Sequence[str],
-        drops: Sequence[str] = (),
+        drops: Sequence[TableName] = (),
+        aside: Mapping[TableName, TableName] = NOTHING_ASIDE,
         timeout_seconds: float = 60,
+        keeps_schemas: bool = False,
+        keeps_options: bool = True,
     ) -> None:
-        """Move the tables from the transaction schema into the published one."""
-        moves = [(TableName(name, transaction), TableName(name, schema)) for name in tables]
-        gone = [TableName(name, schema) for name in drops]
-        self.create_schema(conn, schema)
-        self.swap(conn, moves, drops=gone, timeout_seconds=timeout_seconds)
+        """Move the tables into the published schema, and those to keep out of it."""
+        del keeps_schemas
+        swap.swap(
+            self,
+            conn,
+            moves,
+            drops=drops,
+            aside=aside,
+            timeout_seconds=timeout_seconds,
+            keeps_options=keeps_options,
+        )
 
-    def drop_schema(self, conn: sa.Connection, schema: str) -> None:
+    def drop_schema(
+        self,
+        conn: sa.Connection,
+        schema: str,
+        *,
+        prefix: str | None = None,
+        dependents: bool = True,
+    ) -> None:
         """Drop a transaction schema with everything in it, if it is there and nobody reads it."""
         # Whoever drops it holds a lock that publications wait for; the next one will drop it too.
         run(conn, "SET LOCAL lock_timeout = '2s'")
-        run(conn, f"DROP SCHEMA IF EXISTS {self.quote(schema)} CASCADE")
+        cascade = " CASCADE" if dependents else ""
+        if prefix is not None or not dependents:
+            for name in self.tables_in(conn, schema):
+                if name.startswith(prefix or ""):
+                    run(conn, f"DROP TABLE {self.qualified(TableName(name, schema))}{cascade}")
+        if prefix is None:
+            run(conn, f"DROP SCHEMA IF EXISTS {self.quote(schema)}{cascade}")
 
     def tables_in(self, conn: sa.Connection, schema: str) -> tuple[str, ...]:
         """List the names of tables and views of a schema."""
@@ -396,7 +471,9 @@ class PostgresDialect(PostgresChecksums, Dialect):
         run(conn, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         digest = hashlib.sha256(f"ixflow:{name}".encode()).digest()
         key = int.from_bytes(digest[:8], "big", signed=True)
-        conn.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+        # to_regclass() answers from a cache of the session, which learns what others have made
+        # when a relation is locked: not by waiting for this lock.
+        run(conn, f"SELECT pg_advisory_xact_lock({key}); SELECT FROM pg_catalog.pg_class LIMIT 0")
         yield
 
 

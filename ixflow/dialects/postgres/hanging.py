@@ -11,14 +11,23 @@ that go straight into the table, not for those. Foreign keys of other tables are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
 from ixflow.dialects.base import run
 from ixflow.errors import ReplacementRefused
 
-__all__ = ["Hanging", "hanging", "put_back", "take_off"]
+__all__ = ["KEPT_BACK", "Hanging", "hanging", "logged_as_made", "put_back", "take_off"]
+
+
+KEPT_BACK = (
+    sa.exc.ProgrammingError,
+    sa.exc.IntegrityError,
+    sa.exc.NotSupportedError,
+    sa.exc.DataError,
+)
+"""What the server raises when it will not make something again; not when a lock is not free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,7 @@ class Hanging:
     after: tuple[str, ...]
 
 
+_UNLOGGED = " SET UNLOGGED"
 _TABLE = "format('%I.%I', n.nspname, c.relname)"
 _OF_TABLES = f"""
     WITH t AS (SELECT c.*, n.nspname, {_TABLE} AS qualified
@@ -45,8 +55,22 @@ _SETTINGS = """
         CASE WHEN reltablespace <> 0 AND relkind = 'r' THEN
             (SELECT format('ALTER TABLE %s SET TABLESPACE %I', qualified, spcname)
              FROM pg_tablespace s WHERE s.oid = reltablespace) END,
+        CASE WHEN reltablespace <> 0 AND relkind = 'm' THEN
+            (SELECT format('ALTER MATERIALIZED VIEW %s SET TABLESPACE %I', qualified, spcname)
+             FROM pg_tablespace s WHERE s.oid = reltablespace) END,
+        CASE WHEN relkind IN ('r', 'm') AND relam <> (SELECT oid FROM pg_am
+                WHERE amname = current_setting('default_table_access_method')) THEN
+            (SELECT format('ALTER TABLE %s SET ACCESS METHOD %I', qualified, amname)
+             FROM pg_am m WHERE m.oid = relam) END,
         CASE WHEN relkind <> 'v' AND relkind <> 'm' AND reloptions IS NOT NULL THEN
             format('ALTER TABLE %s SET (%s)', qualified, array_to_string(reloptions, ', ')) END,
+        (SELECT format('ALTER TABLE %s SET (toast.%s)', qualified,
+                       array_to_string(x.reloptions, ', toast.'))
+         FROM pg_class x WHERE x.oid = t.reltoastrelid AND x.reloptions IS NOT NULL),
+        CASE WHEN reloftype <> 0 THEN
+            format('ALTER TABLE %s OF %s', qualified, format_type(reloftype, NULL)) END,
+        (SELECT format('COMMENT ON TYPE %s IS %L', qualified, d.description) FROM pg_description d
+         WHERE d.objoid = t.reltype AND d.classoid = 'pg_type'::regclass),
         CASE relreplident WHEN 'f' THEN format('ALTER TABLE %s REPLICA IDENTITY FULL', qualified)
              WHEN 'n' THEN CASE WHEN relkind = 'r' THEN
                  format('ALTER TABLE %s REPLICA IDENTITY NOTHING', qualified) END END] AS after
@@ -63,9 +87,13 @@ _COLUMNS = """
         CASE WHEN a.attstorage <> y.typstorage THEN
             format('ALTER TABLE %s ALTER COLUMN %I SET STORAGE %s', t.qualified, a.attname,
                    CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'm' THEN 'MAIN'
-                                     WHEN 'e' THEN 'EXTERNAL' ELSE 'EXTENDED' END) END]
+                                     WHEN 'e' THEN 'EXTERNAL' ELSE 'EXTENDED' END) END,
+        CASE a.attcompression WHEN 'l' THEN format('ALTER TABLE %s ALTER COLUMN %I SET COMPRESSION '
+                                                   'lz4', t.qualified, a.attname)
+             WHEN 'p' THEN format('ALTER TABLE %s ALTER COLUMN %I SET COMPRESSION pglz',
+                                  t.qualified, a.attname) END]
     FROM t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
-    JOIN pg_type y ON y.oid = a.atttypid WHERE t.relkind IN ('r', 'p')
+    JOIN pg_type y ON y.oid = a.atttypid WHERE t.relkind IN ('r', 'p', 'm')
 """
 _SECURITY = """
     SELECT 3, format('row-level security of %s', qualified), NULL, ARRAY[
@@ -134,6 +162,15 @@ _FOREIGN_KEYS = """
     LEFT JOIN pg_description d ON d.objoid = k.oid AND d.classoid = 'pg_constraint'::regclass
     WHERE k.conrelid <> ALL(:oids)
 """
+_LABELS = """
+    SELECT 10, format('security label of %s', t.qualified), NULL, ARRAY[
+        format('SECURITY LABEL FOR %I ON %s%s IS %L', l.provider,
+               CASE WHEN l.objsubid <> 0 THEN 'COLUMN ' WHEN t.relkind = 'v' THEN 'VIEW '
+                    WHEN t.relkind = 'm' THEN 'MATERIALIZED VIEW ' ELSE 'TABLE ' END,
+               t.qualified || coalesce('.' || quote_ident(a.attname), ''), l.label)]
+    FROM t JOIN pg_seclabel l ON l.objoid = t.oid AND l.classoid = 'pg_class'::regclass
+    LEFT JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = l.objsubid AND l.objsubid <> 0
+"""
 # A row filter and a list of columns are known since PostgreSQL 15.
 _PUBLICATIONS = """
     SELECT 9, format('membership of %s in publication %I', t.qualified, p.pubname), NULL, ARRAY[
@@ -149,6 +186,7 @@ _PUBLICATION_FILTERS = 150_000
 
 _PARTS = (
     *(_SETTINGS, _COLUMNS, _SECURITY, _POLICIES, _STATISTICS, _TRIGGERS, _RULES, _FOREIGN_KEYS),
+    _LABELS,
 )
 
 
@@ -170,6 +208,14 @@ def _publications(version: int) -> str:
     return head + _PUBLICATION_DETAIL + tail
 
 
+def logged_as_made(things: Sequence[Hanging]) -> tuple[Hanging, ...]:
+    """Leave out that an old table was unlogged."""
+    return tuple(
+        replace(one, after=tuple(text for text in one.after if not text.endswith(_UNLOGGED)))
+        for one in things
+    )
+
+
 def take_off(conn: sa.Connection, things: Sequence[Hanging]) -> None:
     """Remove from other tables what would keep these from being dropped."""
     for thing in things:
@@ -188,7 +234,7 @@ def put_back(conn: sa.Connection, things: Sequence[Hanging]) -> None:
         for statement in thing.after:
             try:
                 run(conn, statement)
-            except (sa.exc.ProgrammingError, sa.exc.IntegrityError, sa.exc.NotSupportedError) as no:
+            except KEPT_BACK as no:
                 said = " ".join(str(no.orig).split())
                 msg = f"the {thing.what} cannot be kept over the new table: {said}"
                 raise ReplacementRefused(msg, objects=[thing.what]) from no

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from ixflow.dialects.base import run
 from ixflow.dialects.facts import sqlalchemy_error
-from ixflow.dialects.postgres.blame import blamed
+from ixflow.dialects.postgres.blame import blamed, refuse_rounded
 from ixflow.dialects.postgres.copy import copy_stream
 from ixflow.dialects.postgres.refusals import refusal
 from ixflow.dialects.postgres.types import COPIED, assigned_type, base_type
@@ -42,6 +42,8 @@ def load(
     lines = ", ".join(f"{dialect.quote(c.name)} {c.sql_type}" for c in bare)
     run(conn, f"CREATE TEMPORARY TABLE {dialect.quote(stage.name)} ({lines}) ON COMMIT DROP")
     rows = _copy(conn, dialect.qualified(stage), staged, reader, dialect)
+    waiting = [c for c in columns if not is_copied(c)]
+    refuse_rounded(dialect, conn, stage, waiting, table)
     names = dialect.column_list(c.name for c in columns)
     values = ", ".join(
         dialect.quote(c.name)
@@ -58,7 +60,6 @@ def load(
         with conn.begin_nested():
             run(conn, statement)
     except sa.exc.DBAPIError as error:
-        waiting = [c for c in columns if not is_copied(c)]
         raise blamed(dialect, conn, stage, waiting, table, error) from error
     dialect.drop_table(conn, stage)
     return rows

@@ -8,7 +8,6 @@ seconds is terminated, if the role may do that; others that come and go are left
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 
@@ -21,8 +20,6 @@ from ixflow.errors import LockNotAvailable, ReplacementRefused
 from ixflow.values import TableName
 
 __all__ = ["bound_waits", "until_locked"]
-
-_log = logging.getLogger("ixflow")
 
 _LOCK_WAIT = "400ms"
 _PAUSE_SECONDS = 0.1
@@ -114,13 +111,15 @@ class _Attempt:
         except sa.exc.DBAPIError as error:
             if state_of(error) != _NO_PRIVILEGE:
                 raise
-            _log.warning(
+            self._patience.log.warning(
                 "%s holds %s, and this role may not terminate it; GRANT pg_signal_backend to it",
                 shown,
                 self._shown,
             )
         else:
-            _log.error("terminated %s, which held %s for too long", shown, self._shown)
+            self._patience.log.error(
+                "terminated %s, which held %s for too long", shown, self._shown
+            )
 
     @property
     def _shown(self) -> str:

@@ -19,7 +19,7 @@ from ixflow.values import TableName
 if TYPE_CHECKING:
     from ixflow.dialects.postgres.dialect import PostgresDialect
 
-__all__ = ["fitted", "name_parts"]
+__all__ = ["fitted", "name_key", "name_parts"]
 
 _LONGEST = 63
 
@@ -60,6 +60,22 @@ def name_parts(
             run(conn, f"ALTER SEQUENCE {sequence} RENAME TO {quote(new)}")
         else:
             run(conn, f"ALTER TABLE {qualified} RENAME CONSTRAINT {quote(name)} TO {quote(new)}")
+
+
+_KEY = sa.text("""
+    SELECT k.conname, n.nspname FROM pg_constraint k JOIN pg_class t ON t.oid = k.conrelid
+    JOIN pg_namespace n ON n.oid = t.relnamespace
+    WHERE k.conrelid = to_regclass(:name) AND k.contype = 'p'
+""")
+
+
+def name_key(dialect: PostgresDialect, conn: sa.Connection, table: TableName, wanted: str) -> None:
+    """Give the primary key its declared name, where no other relation has it."""
+    found = conn.execute(_KEY, {"name": dialect.qualified(table)}).first()
+    if found is None or found[0] == wanted:
+        return
+    if regclass(conn, f"{dialect.quote(found[1])}.{dialect.quote(wanted)}") is None:
+        dialect.rename_constraint(conn, table, found[0], wanted)
 
 
 def _free_name(

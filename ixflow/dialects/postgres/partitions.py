@@ -106,11 +106,13 @@ def copy_grants(
 ) -> None:
     """Give a table the SELECT grants of another relation, besides those it has."""
     oid = catalog.regclass(conn, dialect.qualified(source))
-    grants = () if oid is None else attachments(conn, oid).grants
-    for privilege, column, grantee, grantable in grants:
-        if privilege == "SELECT" and column is None:
-            option = " WITH GRANT OPTION" if grantable else ""
-            run(conn, f"GRANT SELECT ON TABLE {dialect.qualified(target)} TO {grantee}{option}")
+    found = None if oid is None else attachments(conn, oid)
+    for grant in () if found is None else found.grants:
+        theirs = found is not None and grant.grantee != found.owner
+        if theirs and grant.privilege == "SELECT" and grant.column is None:
+            option = " WITH GRANT OPTION" if grant.grantable else ""
+            name = dialect.qualified(target)
+            run(conn, f"GRANT SELECT ON TABLE {name} TO {grant.grantee}{option}")
 
 
 def attach(

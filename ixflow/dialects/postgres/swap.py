@@ -10,12 +10,14 @@ for deadlocks after one second).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from ixflow.dialects.base import run
+from ixflow.dialects.base import NOTHING_ASIDE, run
+from ixflow.dialects.postgres.aside import rename_indexes, set_free
 from ixflow.dialects.postgres.attachments import (
     Attachments,
     attachments,
@@ -23,14 +25,22 @@ from ixflow.dialects.postgres.attachments import (
     restore,
 )
 from ixflow.dialects.postgres.catalog import regclass
-from ixflow.dialects.postgres.hanging import hanging, put_back, take_off
+from ixflow.dialects.postgres.hanging import hanging, logged_as_made, put_back, take_off
 from ixflow.dialects.postgres.locks import until_locked
+from ixflow.dialects.postgres.own_parts import (
+    OwnParts,
+    own_parts,
+    put_on,
+    release,
+    take_domains,
+)
 from ixflow.dialects.postgres.views import (
     DependentView,
     break_circles,
     dependent_views,
     recreate,
 )
+from ixflow.dialects.waiting import patience_for_locks
 from ixflow.errors import ReplacementRefused
 from ixflow.values import TableName
 
@@ -46,12 +56,22 @@ def swap(
     moves: Sequence[tuple[TableName, TableName]],
     *,
     drops: Sequence[TableName] = (),
+    aside: Mapping[TableName, TableName] = NOTHING_ASIDE,
     timeout_seconds: float = 60,
+    keeps_options: bool = True,
 ) -> None:
-    """Replace tables, keeping grants, owner, comments and dependent views of each."""
+    """Replace tables, keeping grants, owner, comments and dependent views of each.
+
+    Old tables that ``aside`` names are put there, and are then tables that nothing depends on.
+    Without ``keeps_options`` a new table is logged or not as it was made.
+    """
     places = [place for _, place in moves] + list(drops)
     names = {place: dialect.qualified(place) for place in places}
-    until_locked(conn, lambda: _swap_once(dialect, conn, moves, drops), names, timeout_seconds)
+
+    def work() -> None:
+        _swap_once(dialect, conn, moves, drops, aside, keeps_options=keeps_options)
+
+    until_locked(conn, work, names, timeout_seconds)
 
 
 def lock_writers(
@@ -90,6 +110,9 @@ def _swap_once(
     conn: sa.Connection,
     moves: Sequence[tuple[TableName, TableName]],
     drops: Sequence[TableName],
+    aside: Mapping[TableName, TableName],
+    *,
+    keeps_options: bool,
 ) -> None:
     places = [place for _, place in moves]
     oids = {place: regclass(conn, dialect.qualified(place)) for place in [*places, *drops]}
@@ -98,18 +121,71 @@ def _swap_once(
     views = dependent_views(conn, existing)
     _lock(dialect, conn, views, [place for place, oid in oids.items() if oid is not None])
     refuse_unkeepable(conn, existing, views)
+    for new, place in moves:
+        both = oids[place], regclass(conn, dialect.qualified(new))
+        if both[0] is not None and both[1] is not None:
+            take_domains(conn, old=both[0], new=both[1])
     _refuse_lost_constraints(dialect, conn, moves, oids)
     kept = {place: attachments(conn, oid) for place, oid in oids.items() if oid is not None}
     replaced = [oids[place] for place in places]
     things = hanging(conn, [*filter(None, replaced), *(view.oid for view in views)])
+    things = things if keeps_options else logged_as_made(things)
+    own = {
+        place: _own(dialect, conn, new, place, (oids[place], kept[place]), moves=place not in aside)
+        for new, place in moves
+        if place in kept
+    }
     take_off(conn, things)
-    _drop_old(dialect, conn, views, list(kept), kept)
+    release(conn, list(own.values()))
+    there = {place: oid for place, oid in oids.items() if oid is not None and place in aside}
+    set_free(
+        conn,
+        [there[place] for place in places if place in there],
+        [there[place] for place in drops if place in there],
+    )
+    _drop_old(dialect, conn, views, kept, aside)
     for new, place in moves:
         _move(dialect, conn, new, place)
         if place in kept:
             restore(conn, dialect.qualified(place), kept[place])
-    recreate(conn, views)
+            put_on(conn, own[place])
+    _recreate(conn, views, places)
     put_back(conn, things)
+
+
+def _recreate(
+    conn: sa.Connection, views: Sequence[DependentView], places: Sequence[TableName]
+) -> None:
+    """Make the views again, and say so, since materialized ones are computed behind the lock."""
+    if not views:
+        return
+    log, over = patience_for_locks(0).log, ", ".join(str(place) for place in places)
+    log.info(
+        "making %d views over %s again: %s",
+        *(len(views), over, ", ".join(view.qualified for view in views)),
+    )
+    started = time.monotonic()
+    recreate(conn, views)
+    log.info("made them again in %.1f s, while %s was locked", time.monotonic() - started, over)
+
+
+def _own(
+    dialect: PostgresDialect,
+    conn: sa.Connection,
+    new: TableName,
+    place: TableName,
+    old: tuple[int | None, Attachments],
+    *,
+    moves: bool,
+) -> OwnParts:
+    """Read what the old table's columns, indexes and constraints have that the new one's lack."""
+    oid, made = old[0], regclass(conn, dialect.qualified(new))
+    if oid is None or made is None:
+        msg = f"{new} or {place} is not there"
+        raise ReplacementRefused(msg, objects=[str(new), str(place)])
+    schema = "" if place.schema is None else f"{dialect.quote(place.schema)}."
+    names = {"place": dialect.qualified(place), "schema": schema, "now": new.name}
+    return own_parts(conn, names, old[1].owner, old=oid, new=made, moves=moves)
 
 
 def refuse_other_kinds(conn: sa.Connection, places: Mapping[TableName, int | None]) -> None:
@@ -169,13 +245,21 @@ def _drop_old(
     dialect: PostgresDialect,
     conn: sa.Connection,
     views: Sequence[DependentView],
-    tables: Sequence[TableName],
-    kept: dict[TableName, Attachments],
+    kept: Mapping[TableName, Attachments],
+    aside: Mapping[TableName, TableName],
 ) -> None:
     for view in reversed(views):
         run(conn, f"DROP {view.kind} {view.qualified}")
-    for table in tables:
-        run(conn, f"DROP {kept[table].kind} {dialect.qualified(table)}")
+    for table, old in kept.items():
+        if table in aside:
+            # The new name is one that both schemas have room for, the old one may not be.
+            place = TableName(aside[table].name, table.schema)
+            if place != table:
+                rename_indexes(conn, dialect.qualified(table), place.name)
+            _move(dialect, conn, table, place)
+            _move(dialect, conn, place, aside[table])
+        else:
+            run(conn, f"DROP {old.kind} {dialect.qualified(table)}")
 
 
 def _move(dialect: PostgresDialect, conn: sa.Connection, new: TableName, place: TableName) -> None:

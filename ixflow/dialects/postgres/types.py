@@ -86,9 +86,11 @@ def assigned_type(type_name: str) -> str:
 
     >>> assigned_type("bit(3)"), assigned_type("character varying(5)[]")
     ('"bit"', 'character varying[]')
+    >>> assigned_type("interval day to second(3)[]")
+    'interval[]'
     """
     element, brackets = type_name.removesuffix("[]"), "[]" * type_name.endswith("[]")
-    bare = _ARGUMENTS.sub("", element)
+    bare = "interval" if element.startswith("interval") else _ARGUMENTS.sub("", element)
     return _ANY_LENGTH.get(bare, bare) + brackets
 
 

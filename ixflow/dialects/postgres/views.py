@@ -80,6 +80,17 @@ _VIEW = sa.text("""
                FROM pg_attrdef a
                JOIN pg_attribute n ON n.attrelid = a.adrelid AND n.attnum = a.adnum
                WHERE a.adrelid = c.oid
+               UNION ALL
+               SELECT 5, i.indexrelid, format('ALTER INDEX %s ALTER COLUMN %s SET STATISTICS %s',
+                                              i.indexrelid::regclass, x.attnum, x.attstattarget)
+               FROM pg_index i JOIN pg_attribute x ON x.attrelid = i.indexrelid
+               WHERE i.indrelid = c.oid AND coalesce(x.attstattarget, -1) >= 0
+               UNION ALL
+               SELECT 6, i.indexrelid, format('ALTER INDEX %s SET TABLESPACE %I',
+                                              i.indexrelid::regclass, p.spcname)
+               FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+               JOIN pg_tablespace p ON p.oid = x.reltablespace
+               WHERE i.indrelid = c.oid
            ) s ORDER BY turn, place),
            format('%I.%I', n.nspname, c.relname),
            (SELECT string_agg(format('NULL::%s%s AS %I', format_type(a.atttypid, a.atttypmod),

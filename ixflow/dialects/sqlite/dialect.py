@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import sqlalchemy as sa
 
-from ixflow.dialects.base import Dialect, Held, MergeCounts, SourceFacts, run
+from ixflow.dialects.base import NOTHING_ASIDE, Dialect, Held, MergeCounts, SourceFacts, run
 from ixflow.dialects.cast import counted_from
 from ixflow.dialects.config import file_url
 from ixflow.dialects.connect import connected
@@ -320,19 +320,27 @@ class SQLiteDialect(Dialect):
     def publish(
         self,
         conn: sa.Connection,
+        moves: Sequence[tuple[TableName, TableName]],
         *,
-        transaction: str,
-        schema: str,
-        tables: Sequence[str],
-        drops: Sequence[str] = (),
+        drops: Sequence[TableName] = (),
+        aside: Mapping[TableName, TableName] = NOTHING_ASIDE,
         timeout_seconds: float = 60,
+        keeps_schemas: bool = False,
+        keeps_options: bool = True,
     ) -> None:
         """Refuse: SQLite has no schemas to publish between."""
-        del conn, transaction, tables, drops, timeout_seconds
+        del conn, moves, drops, aside, timeout_seconds, keeps_schemas, keeps_options
         msg = "SQLite has no schemas to publish a stage in; use PostgreSQL or DuckDB"
-        raise UnsupportedDatabase(msg, schema=schema, database="sqlite")
+        raise UnsupportedDatabase(msg, database="sqlite")
 
-    def drop_schema(self, conn: sa.Connection, schema: str) -> None:
+    def drop_schema(
+        self,
+        conn: sa.Connection,
+        schema: str,
+        *,
+        prefix: str | None = None,
+        dependents: bool = True,
+    ) -> None:
         """Do nothing: there is never a transaction schema."""
 
     def tables_in(self, conn: sa.Connection, schema: str) -> tuple[str, ...]:

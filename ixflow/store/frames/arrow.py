@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ixflow.store.frames.base import Frames, TableSpec, Written, write_arrow
+from ixflow.store.frames.base import Frames, Wanted
 from ixflow.tables.read import read_table
 from ixflow.values import TableName
 
@@ -27,11 +27,7 @@ class ArrowFrames(Frames):
         """Name the types that `read` gives."""
         return (pa.Table,)
 
-    def write(self, conn: sa.Connection, table: TableName, obj: Any, spec: TableSpec) -> Written:
-        """Create and fill the table."""
-        return write_arrow(conn, table, obj, spec)
-
-    def read(self, engine: sa.Engine, table: TableName, type_: type) -> Any:
+    def read(self, engine: sa.Engine, table: TableName, wanted: Wanted) -> pa.Table:
         """Read the table."""
-        del type_
+        del wanted
         return read_table(engine, table)

@@ -6,10 +6,12 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
+from ixflow.dialects.cast import decoded
+from ixflow.errors import ValidationError
 from ixflow.tables.arrow import as_reader
 from ixflow.tables.load import create_and_load
 from ixflow.values import TableName
@@ -17,20 +19,24 @@ from ixflow.values import TableName
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-__all__ = ["Frames", "TableSpec", "Written", "write_arrow"]
+__all__ = ["Frames", "TableSpec", "Wanted", "Written", "write_arrow"]
 
 _ROWS_PER_HASH = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class TableSpec:
-    """How a table shall be stored; ``fingerprint`` asks for a hash of the rows."""
+    """How a table shall be stored; ``fingerprint`` asks for a hash of the rows.
+
+    ``materialization_details`` is the label of a set of the store's options.
+    """
 
     name: str
     primary_key: tuple[str, ...] = ()
     indexes: tuple[tuple[str, ...], ...] = ()
     type_map: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: bool = False
+    materialization_details: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +47,31 @@ class Written:
     fingerprint: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """As what a table is read: the type, and where a type has several the backend of its columns.
+
+    >>> Wanted(dict, "arrow")
+    Wanted(type=<class 'dict'>, backend='arrow')
+    """
+
+    type: type
+    backend: str | None = None
+
+    def __str__(self) -> str:
+        """Write it as in ``input_type=``."""
+        name = f"{self.type.__module__.partition('.')[0]}.{self.type.__qualname__}"
+        return name if self.backend is None else f"({name}, {self.backend!r})"
+
+
 class Frames(ABC):
-    """One kind of frame: knows its objects, writes them as tables, reads tables as them."""
+    """One kind of frame: knows its objects, writes them as tables, reads tables as them.
+
+    ``backends`` are the ways in which `read` can give the columns of its types, if there are
+    several, the usual one first.
+    """
+
+    backends: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def owns(self, obj: Any) -> bool:
@@ -51,6 +80,14 @@ class Frames(ABC):
     @abstractmethod
     def gives(self) -> tuple[type, ...]:
         """Name the types that `read` gives."""
+
+    def arrow(self, obj: Any) -> Any:
+        """Give something that speaks Arrow for an object that `owns` knows."""
+        return obj
+
+    def in_memory(self, obj: Any) -> bool:
+        """Say whether the object has its rows, and gives the same ones as often as it is asked."""
+        return not isinstance(obj, pa.RecordBatchReader)
 
     def identity(self, engine: sa.Engine, obj: Any, spec: TableSpec) -> str | None:
         """Give a text that is equal for equal content; None if the object can be read only once.
@@ -61,22 +98,32 @@ class Frames(ABC):
         if isinstance(obj, pa.RecordBatchReader):
             return None
         digest = hashlib.blake2b(digest_size=16)
-        for _ in _hashed(as_reader(obj), digest):
+        for _ in _hashed(as_reader(self.arrow(obj)), digest):
             pass
         return digest.hexdigest()
 
-    @abstractmethod
     def write(self, conn: sa.Connection, table: TableName, obj: Any, spec: TableSpec) -> Written:
         """Create the table and fill it, in the caller's transaction."""
+        return write_arrow(conn, table, self.arrow(obj), spec)
 
     @abstractmethod
-    def read(self, engine: sa.Engine, table: TableName, type_: type) -> Any:
+    def read(self, engine: sa.Engine, table: TableName, wanted: Wanted) -> Any:
         """Read a committed table."""
 
 
 def write_arrow(conn: sa.Connection, table: TableName, obj: Any, spec: TableSpec) -> Written:
-    """Create and fill a table from anything that speaks Arrow."""
+    """Create and fill a table from anything that speaks Arrow.
+
+    Raises:
+        ValidationError: two of its columns have the same name.
+
+    """
     reader = as_reader(obj)
+    names = reader.schema.names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        msg = f"table {spec.name}: the frame has several columns called {twice[0]!r}; rename them"
+        raise ValidationError(msg, table=spec.name, columns=twice)
     digest = hashlib.blake2b(digest_size=16) if spec.fingerprint else None
     if digest is not None:
         reader = _hashed(reader, digest)
@@ -110,7 +157,7 @@ def _packed(batch: pa.RecordBatch) -> pa.RecordBatch:
     for array in batch.columns:
         kind = array.type
         if pa.types.is_dictionary(kind):
-            arrays.append(array.dictionary_decode())
+            arrays.append(decoded(array))
         elif pa.types.is_string_view(kind):
             arrays.append(array.cast(pa.large_string()))
         elif pa.types.is_binary_view(kind):

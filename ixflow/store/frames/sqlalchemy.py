@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from ixflow.dialects import connected, dialect_of, run
 from ixflow.dialects.types import split_sql_type
 from ixflow.errors import ValidationError
-from ixflow.store.frames.base import Frames, TableSpec, Written
+from ixflow.store.frames.base import Frames, TableSpec, Wanted, Written
 from ixflow.tables.load import add_primary_key, create_index
 from ixflow.values import Column, TableName
 
@@ -26,6 +26,11 @@ class SQLAlchemyFrames(Frames):
     def owns(self, obj: Any) -> bool:
         """Say whether it is a query."""
         return isinstance(obj, (sa.FromClause, sa.SelectBase, sa.TextClause))
+
+    def in_memory(self, obj: Any) -> bool:
+        """Say no: the rows are in the database."""
+        del obj
+        return False
 
     def gives(self) -> tuple[type, ...]:
         """Name the types that `read` gives."""
@@ -43,16 +48,18 @@ class SQLAlchemyFrames(Frames):
             _create_keyed(conn, table, query, spec.primary_key)
             result = run(conn, f"INSERT INTO {dialect.qualified(table)} {query}")
         else:
-            result = run(conn, f"CREATE TABLE {dialect.qualified(table)} AS {query}")
+            result = run(
+                conn, f"CREATE {dialect.table_kind()} {dialect.qualified(table)} AS {query}"
+            )
             if spec.primary_key:
                 add_primary_key(conn, dialect, table, spec.primary_key)
         for index in spec.indexes:
             create_index(conn, dialect, table, index)
         return Written(_rows(conn, result, dialect.qualified(table)))
 
-    def read(self, engine: sa.Engine, table: TableName, type_: type) -> sa.Table:
+    def read(self, engine: sa.Engine, table: TableName, wanted: Wanted) -> sa.Table:
         """Describe the table, with its schema, for use in queries of the same database."""
-        del type_
+        del wanted
         with connected(engine) as conn:
             columns = dialect_of(conn).columns(conn, table)
         schema = None if table.schema is None else sa.quoted_name(table.schema, quote=True)

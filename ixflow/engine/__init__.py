@@ -1,0 +1,17 @@
+"""The engines that a flow can run on; `OrchestrationEngine` is the base of one of your own."""
+
+from __future__ import annotations
+
+from ixflow.engine.dask_engine import DaskEngine
+from ixflow.engine.prefect_engine import PrefectEngine, PrefectOneEngine, PrefectTwoEngine
+from ixflow.pipeline.engine import OrchestrationEngine, SequentialEngine, ThreadedEngine
+
+__all__ = [
+    "DaskEngine",
+    "OrchestrationEngine",
+    "PrefectEngine",
+    "PrefectOneEngine",
+    "PrefectTwoEngine",
+    "SequentialEngine",
+    "ThreadedEngine",
+]

@@ -1,0 +1,39 @@
+"""tibbles of tidypolars, which are polars DataFrames with other verbs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import tidypolars as tp
+
+from ixflow.store.frames.base import Frames, Wanted
+from ixflow.tables.read import read_table
+from ixflow.values import TableName
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+__all__ = ["TidypolarsFrames"]
+
+
+class TidypolarsFrames(Frames):
+    """Takes and gives `tidypolars.tibble`."""
+
+    def owns(self, obj: Any) -> bool:
+        """Say whether it is a tibble."""
+        return isinstance(obj, tp.tibble)
+
+    def gives(self) -> tuple[type, ...]:
+        """Name the types that `read` gives."""
+        return (tp.tibble,)
+
+    def arrow(self, obj: Any) -> pl.DataFrame:
+        """Give the DataFrame, since a tibble hides the methods of polars."""
+        frame: pl.DataFrame = obj.as_polars()
+        return frame
+
+    def read(self, engine: sa.Engine, table: TableName, wanted: Wanted) -> Any:
+        """Read the table."""
+        del wanted
+        return tp.from_polars(pl.DataFrame(read_table(engine, table)))
