@@ -40,7 +40,7 @@ bench: .venv/.installed-dev
 
 # Each peer in an environment of its own, at the version that the notes are about.
 PEER_PYTHON312 ?= python3.12
-PEER_NAMES := adbc connectorx duckdb ixtract pg-bulk-ingest
+PEER_NAMES := adbc connectorx duckdb ixtract pg-bulk-ingest pipedag
 PEER_PINS_adbc := adbc-driver-postgresql==1.13.0 pyarrow==26.0.1 polars==2.1.0 pandas==3.1.1
 PEER_PINS_connectorx := connectorx==0.4.6 pyarrow==26.0.1
 PEER_PINS_duckdb := duckdb==1.5.5 duckdb-extension-postgres-scanner==1.5.5
@@ -49,13 +49,17 @@ PEER_PINS_ixtract := ixtract==0.9.4 psycopg2-binary==2.9.13 pymysql==1.2.4 \
 # It imports psycopg2 whatever it loads with.
 PEER_PINS_pg-bulk-ingest := pg-bulk-ingest==0.1.3 psycopg==3.3.9 psycopg-binary==3.3.9 \
 	psycopg2-binary==2.9.13 sqlalchemy==2.1.9
+# A newer SQLAlchemy asks DuckDB for a view of PostgreSQL's catalogue that is not there.
+PEER_PINS_pipedag := pydiverse.pipedag==0.12.15 sqlalchemy==2.0.49 duckdb==1.5.6 \
+	duckdb-engine==0.15.1 psycopg2-binary==2.9.13 adbc-driver-postgresql==1.13.0 \
+	connectorx==0.4.6 polars==2.1.0 pandas==3.1.1 pyarrow==25.0.1
 
 bench-peers: .venv/.installed-dev $(PEER_NAMES:%=.benchmarks/%/.installed)
 	$(BIN)/python -m benchmarks $(ARGS) \
 		$(foreach name,$(PEER_NAMES),--peer-python $(name)=.benchmarks/$(name)/bin/python)
 
 $(PEER_NAMES:%=.benchmarks/%/.installed): PEER_BASE = $(BIN)/python
-.benchmarks/ixtract/.installed: PEER_BASE = $(PEER_PYTHON312)
+.benchmarks/ixtract/.installed .benchmarks/pipedag/.installed: PEER_BASE = $(PEER_PYTHON312)
 
 # Without its interpreter a peer is left out, which the benchmarks say.
 .benchmarks/%/.installed: .venv/.made Makefile

@@ -98,7 +98,7 @@ def _replace(
         dialect = dialect_of(conn)
         with dialect.advisory_lock(conn, f"table {table}"):
             if table.schema is not None:
-                dialect.create_schema(conn, table.schema)
+                store.create_scope(conn, table.schema)
             written = frames.write(conn, new, obj, TableSpec(new.name, key))
             dialect.swap(conn, [(new, table)])
             dialect.rename_parts(conn, table, new.name)

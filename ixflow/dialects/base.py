@@ -395,6 +395,10 @@ class Dialect(Queries, Checksums, ABC):
         msg = f"{self.name} keeps keys while it loads; {table} cannot hold duplicates"
         raise UnsupportedDatabase(msg, table=str(table), database=self.name)
 
+    def set_apart(self, conn: sa.Connection, table: TableName, name: str) -> None:
+        """Rename a table to stand beside others like it, which may have indexes like its own."""
+        run(conn, f"ALTER TABLE {self.qualified(table)} RENAME TO {self.quote(name)}")
+
     def rename_parts(self, conn: sa.Connection, table: TableName, prefix: str) -> None:
         """Name constraints and sequences after the table where they begin with its old name."""
         del conn, table, prefix

@@ -93,7 +93,7 @@ def _stand_in(leaf: Any, tracer: Tracer) -> Any:
     if isinstance(leaf, (Table, ExternalTableReference)) and leaf.location is not None:
         stage = leaf.stage if isinstance(leaf, Table) else None
         origin = f"[{stage or leaf.location.schema}].[{leaf.location.name}]"
-        return tracer.record("input", origin, input_type=pd.DataFrame)
+        return tracer.record("input", origin, known_type=pd.DataFrame)
     return leaf
 
 

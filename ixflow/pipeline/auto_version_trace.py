@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from ixflow.pipeline.auto_version_forms import TRACED, Forms, NotTraceable
 from ixflow.pipeline.auto_version_names import TAKING_TEXT, named_in
 
-__all__ = ["Traced", "Tracer", "input_type_of", "is_traced"]
+__all__ = ["Traced", "Tracer", "is_traced", "type_of"]
 
 
 class Tracer:
@@ -35,11 +35,11 @@ class Tracer:
         self._closed = False
 
     def record(
-        self, kind: str, *parts: Any, name: str = "", input_type: type | None = None
+        self, kind: str, *parts: Any, name: str = "", known_type: type | None = None
     ) -> Traced:
         """Write down what is done; give the stand-in for what comes of it.
 
-        ``name`` is what a method is called, ``input_type`` the type of an input.
+        ``name`` is what a method is called, ``known_type`` the type of what it stands for.
         """
         if self._closed:
             self.refuse("a table is used after the function has returned")
@@ -49,7 +49,7 @@ class Tracer:
             self.refuse(f"{kind}: {error}")
         self._records.update(f"{len(form)}:{form}".encode())
         self._count += 1
-        return Traced(self, self._count, name, input_type)
+        return Traced(self, self._count, name, known_type)
 
     def form(self, value: Any) -> Any:
         """Write down a value that the function returned."""
@@ -83,16 +83,16 @@ class Tracer:
 class Traced:
     """Stands for a table, or for what a function made of one."""
 
-    __slots__ = ("_ixflow_input_type", "_ixflow_name", "_ixflow_number", "_ixflow_tracer")
+    __slots__ = ("_ixflow_name", "_ixflow_number", "_ixflow_tracer", "_ixflow_type")
     # With these NumPy and pandas leave operators to us.
     __array_priority__ = 10_000
     __pandas_priority__ = 10_000
 
-    def __init__(self, tracer: Tracer, number: int, name: str, input_type: type | None) -> None:
+    def __init__(self, tracer: Tracer, number: int, name: str, known_type: type | None) -> None:
         object.__setattr__(self, "_ixflow_tracer", tracer)
         object.__setattr__(self, "_ixflow_name", name)
         object.__setattr__(self, "_ixflow_number", number)
-        object.__setattr__(self, "_ixflow_input_type", input_type)
+        object.__setattr__(self, "_ixflow_type", known_type)
 
     # -- what is recorded -----------------------------------------------------------------------
 
@@ -216,9 +216,9 @@ def is_traced(value: Any) -> bool:
     return type(value) is Traced
 
 
-def input_type_of(traced: Traced) -> type | None:
-    """Give the type of an input; None for what was made of one."""
-    found: type | None = object.__getattribute__(traced, "_ixflow_input_type")
+def type_of(traced: Traced) -> type | None:
+    """Give the type of what it stands for, if that is known: an input, or a new frame."""
+    found: type | None = object.__getattribute__(traced, "_ixflow_type")
     return found
 
 

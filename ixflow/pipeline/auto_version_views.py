@@ -16,10 +16,11 @@ from typing import Any
 import pandas as pd
 
 from ixflow.pipeline.auto_version_names import codes_in, is_library, library_name
-from ixflow.pipeline.auto_version_trace import Traced, Tracer, input_type_of, is_traced
+from ixflow.pipeline.auto_version_trace import Traced, Tracer, is_traced, type_of
 
 __all__ = ["Views"]
 
+_CONTAINERS = (pd.DataFrame, pd.Series)
 _CLASSES = (pd.DataFrame, pd.Series, pd.Index, pd.Categorical)
 _STREAMS: tuple[type, ...] = (
     types.GeneratorType,
@@ -85,6 +86,9 @@ class Views:
         args = tuple(list(arg) if type(arg) in _STREAMS else arg for arg in args)
         if function is pd.eval:
             self._tracer.refuse("pandas.eval takes variables by names that are within a text")
+        if function in _CONTAINERS:
+            # Also of nothing but constants: columns may be put into it.
+            return self._tracer.record("function", function, args, kwargs, known_type=function)
         if _holds_traced([*args, *kwargs.values()]):
             return self._tracer.record("function", function, args, kwargs)
         plain = {name: self._settled(value) for name, value in kwargs.items()}
@@ -94,7 +98,7 @@ class Views:
         """Say what isinstance says of the real table."""
         if not is_traced(value):
             return isinstance(value, kind)
-        found = input_type_of(value)
+        found = type_of(value)
         if found is None:
             self._tracer.refuse("isinstance() is asked of something that was made of a table")
         return issubclass(found, kind)

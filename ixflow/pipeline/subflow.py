@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ixflow.errors import FlowError, TaskError
+from ixflow.events import TaskFinished, emit
 from ixflow.pipeline.progress import Ended, name_of
 from ixflow.pipeline.result import Result, TaskState
 from ixflow.pipeline.stage import Stage
@@ -93,10 +94,10 @@ class Subflow:
         self.max_workers = run.max_workers
         self.fail_fast = run.progress.fail_fast
         self.steps = tuple(Step(self, index, node) for index, node in enumerate(nodes))
-        found = dict(zip(nodes, self.steps, strict=True))
-        for node, step in found.items():
-            waits = run.progress.graph[node]
-            step.waits_for = tuple(other for n, other in found.items() if n in waits)
+        place = {node: index for index, node in enumerate(nodes)}
+        for node, step in zip(nodes, self.steps, strict=True):
+            waits = sorted(place[other] for other in run.progress.graph[node])
+            step.waits_for = tuple(self.steps[index] for index in waits)
 
     def perform(self, index: int) -> Ended:
         """Run the step of this number."""
@@ -149,16 +150,21 @@ class Subflow:
                 self._leader = None
                 del _here[os.getpid(), leader.token]
         for node in progress.running_now():
-            msg = f"the process that ran {name_of(node)} is gone; nothing of the stage is published"
-            lost = TaskError(msg, step=name_of(node))
-            lost.__cause__ = stopped
-            progress.fail(node, lost)
+            self._lose(node, stopped)
         if stopped is None:
             return
         if not progress.failures:
             msg = f"no worker process could run a step: {type(stopped).__name__}: {stopped}"
             raise TaskError(redact(msg)) from stopped
         _log.error("the engine stopped: %s: %s", type(stopped).__name__, redact(str(stopped)))
+
+    def _lose(self, node: Node, stopped: Exception | None) -> None:
+        msg = f"the process that ran {name_of(node)} is gone; nothing of the stage is published"
+        lost = TaskError(msg, step=name_of(node))
+        lost.__cause__ = stopped
+        self._run.progress.fail(node, lost)
+        if isinstance(node, Task):
+            emit(TaskFinished(node.stage.name, node.name, TaskState.FAILED, 0.0))
 
     def travelling(self, index: int, name: str) -> tuple[Any, ...]:
         """Say how a step travels to another process."""

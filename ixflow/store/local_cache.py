@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import pyarrow as pa
+import sqlalchemy as sa
+
 from ixflow.dialects import dialect_of
+from ixflow.errors import IxflowError
+from ixflow.store.frames import frames_for
 from ixflow.store.frames.base import Frames
 from ixflow.tables.arrow import as_reader
 from ixflow.tables.load import conform
+from ixflow.values import TableName
 
 if TYPE_CHECKING:
     from typing import Any, Self
 
-    import pyarrow as pa
-    import sqlalchemy as sa
-
     from ixflow.store.metadata import StoredTable
-    from ixflow.values import TableName
+    from ixflow.store.sql_store import SQLTableStore
 
-__all__ = ["LocalTableCache", "Writing", "arrived", "read_through"]
+__all__ = ["LocalTableCache", "Writing", "arrived", "keep_output", "read_through"]
+
+_log = logging.getLogger("ixflow.store")
 
 
 class Writing(NamedTuple):
@@ -83,6 +89,22 @@ def read_through(
     if cache.store_input and writing() == before:
         cache.put(before, rows)
     return rows
+
+
+def keep_output(store: SQLTableStore, writing: Writing, scope: str, obj: Any) -> None:
+    """Keep a frame that was written in the store's local cache, as it would be read back."""
+    frames, cache = frames_for(obj), store.local_cache
+    if frames is None or cache is None:
+        return
+    try:
+        with store.begin() as conn:
+            place = store.physical(TableName(writing.table, scope))
+            rows = arrived(conn, place, frames, obj)
+    except (IxflowError, sa.exc.DBAPIError, pa.ArrowException) as error:
+        _log.warning("table %s is not cached: %s", writing.table, error)
+        return
+    if rows is not None:
+        cache.put(writing, rows)
 
 
 def arrived(conn: sa.Connection, table: TableName, frames: Frames, obj: Any) -> pa.Table | None:

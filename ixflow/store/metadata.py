@@ -38,7 +38,6 @@ __all__ = [
 STATE_VERSION = 1
 PUBLISHED = ""
 _PLAIN = 3  # values of a column whose sources are not known
-_ROWS_PER_INSERT = 200
 
 
 def now() -> str:
@@ -354,9 +353,15 @@ def _table(name: str, made: sa.MetaData, type_: Any, *columns: str) -> sa.Table:
 
 
 def _insert(conn: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
-    # Many rows a statement: DuckDB takes a millisecond for each statement of an executemany.
-    for start in range(0, len(rows), _ROWS_PER_INSERT):
-        conn.execute(sa.insert(table).values(list(rows[start : start + _ROWS_PER_INSERT])))
+    """Insert rows as one array a column: a statement of as many values takes ten times as long."""
+    if not rows:
+        return
+    names, quoted = list(rows[0]), conn.dialect.identifier_preparer
+    kinds = {c.name: "bigint" if isinstance(c.type, sa.BigInteger) else "text" for c in table.c}
+    columns = ", ".join(quoted.quote(name) for name in names)
+    arrays = ", ".join(f"unnest(CAST(:{name} AS {kinds[name]}[]))" for name in names)
+    statement = sa.text(f"INSERT INTO {quoted.format_table(table)} ({columns}) SELECT {arrays}")
+    conn.execute(statement, {name: [row[name] for row in rows] for name in names})
 
 
 def _table_row(table: StoredTable) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import re
 
 from ixflow.values import TableName
 
-__all__ = ["PLACE", "SHARED", "logical", "placed", "prefix_of", "scope_named"]
+__all__ = ["LONGEST_PREFIX", "PLACE", "SHARED", "logical", "placed", "prefix_of", "scope_named"]
 
 SHARED = "__tx"
 """The end of the name of the schema that the scopes of a stage share."""
@@ -20,6 +20,8 @@ _HASH = 8
 _SCOPE = re.compile(r"(?P<schema>.*)__(?P<tail>(?:tx|v[0-9]+)_[0-9a-f]{8})", re.DOTALL)
 PLACE = re.compile(r"(?:tx|v[0-9]+)_[0-9a-f]{8}_")
 """What stands before the names of tables in a shared schema."""
+LONGEST_PREFIX = 20
+"""How many bytes that is at most, up to the ten millionth version."""
 
 
 def scope_named(schema: str, kind: str, text: str, longest: int) -> str:

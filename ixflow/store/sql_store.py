@@ -5,31 +5,27 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import functools
-import logging
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
-import pyarrow as pa
 import sqlalchemy as sa
 
 from ixflow.dialects import connected, dialect_of, unavailable
-from ixflow.errors import IxflowError, SourceUnavailable, StageError
+from ixflow.errors import SourceUnavailable, StageError
 from ixflow.secrets import redact_url
 from ixflow.store.details import Details
-from ixflow.store.frames import frames_for, read_frame
-from ixflow.store.lineage import ColumnSource, ordered, sources_of
-from ixflow.store.local_cache import LocalTableCache, Writing, arrived, read_through
-from ixflow.store.metadata import Metadata, StageState, TableColumn
+from ixflow.store.frames import read_frame
+from ixflow.store.local_cache import LocalTableCache, Writing, read_through
+from ixflow.store.metadata import Metadata, StageState
 from ixflow.store.options import ToldMetadata, checked_count, tell_statements
-from ixflow.store.places import logical, placed, prefix_of, scope_named
+from ixflow.store.places import placed, prefix_of, scope_named
+from ixflow.store.remade import Remade
 from ixflow.tables.read import reading_through
 from ixflow.values import TableName
 
 __all__ = ["SQLTableStore"]
-
-_log = logging.getLogger("ixflow.store")
 
 _locks: weakref.WeakValueDictionary[tuple[str, str], threading.Lock] = weakref.WeakValueDictionary()
 _locks_guard = threading.Lock()
@@ -44,7 +40,7 @@ def _process_lock(url: str, name: str) -> threading.Lock:
         return lock
 
 
-class SQLTableStore:
+class SQLTableStore(Remade):
     """Stores the tables of stages in schemas of one database (PostgreSQL, DuckDB).
 
     A stage's tables are seen in the schema ``schema_prefix + stage + schema_suffix``. What ixflow
@@ -68,8 +64,6 @@ class SQLTableStore:
     >>> store.schema("staging")
     'dw_staging'
     """
-
-    _made_by: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __init__(
         self,
@@ -123,15 +117,9 @@ class SQLTableStore:
         self._holders = 0
         self._held = contextlib.ExitStack()
 
-    def __new__(cls, *args: Any, **options: Any) -> Self:
-        """Remember how it was made, for a copy in another process."""
-        made = super().__new__(cls)
-        made._made_by = (args, options)
-        return made
-
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel without what is open."""
-        return (_made_again, (type(self), *self._made_by, self.local_cache))
+        return (_made_again, (type(self), *self.made_by, self.local_cache))
 
     @classmethod
     def _init_conf_(cls, args: dict[str, Any]) -> Self:
@@ -329,30 +317,6 @@ class SQLTableStore:
         tables = {name: table for name, table in known.tables.items() if name in present}
         return StageState(known.version, tables, known.results)
 
-    def with_sources(
-        self, conn: sa.Connection, columns: Sequence[TableColumn], obj: Any
-    ) -> tuple[TableColumn, ...]:
-        """Add to the columns of a table which columns feed them, if it is made by a query."""
-        found = sources_of(obj)
-        if found is None or len(found) != len(columns):
-            return tuple(columns)
-        schemas: dict[str, str | None] = {}
-
-        def named(source: ColumnSource) -> ColumnSource:
-            if source.schema is None:
-                return source
-            table = TableName(source.table, source.schema)
-            table = logical(source.table, source.schema) if self.avoids_schemas else table
-            scope = str(table.schema)
-            if scope not in schemas:
-                schemas[scope] = self.metadata.stage_of(conn, scope)
-            return ColumnSource(schemas[scope] or scope, table.name, source.column)
-
-        return tuple(
-            column._replace(sources=None if one is None else ordered(map(named, one)))
-            for column, one in zip(columns, found, strict=True)
-        )
-
     def read(self, table: TableName, type_: Any) -> Any:
         """Read a committed table as a type of frame; None gives the pair (name, schema).
 
@@ -370,21 +334,6 @@ class SQLTableStore:
         look = functools.partial(self._writing, table)
         with reading_through(lambda read: read_through(cache, look, read)):
             return read_frame(self.engine, self.physical(table), type_)
-
-    def keep_output(self, writing: Writing, scope: str, obj: Any) -> None:
-        """Keep a frame that was written in the local cache, as it would be read back."""
-        frames = frames_for(obj)
-        if frames is None or self.local_cache is None:
-            return
-        try:
-            with self.begin() as conn:
-                place = self.physical(TableName(writing.table, scope))
-                rows = arrived(conn, place, frames, obj)
-        except (IxflowError, sa.exc.DBAPIError, pa.ArrowException) as error:
-            _log.warning("table %s is not cached: %s", writing.table, error)
-            return
-        if rows is not None:
-            self.local_cache.put(writing, rows)
 
     def _writing(self, table: TableName) -> Writing | None:
         with self.begin() as conn:

@@ -20,7 +20,7 @@ from ixflow.errors import InputChanged, StageError, ValidationError
 from ixflow.store.collect import collect, is_over
 from ixflow.store.commit import CommitPlan, plan_commit
 from ixflow.store.frames import TableSpec, frames_for
-from ixflow.store.local_cache import Writing
+from ixflow.store.local_cache import Writing, keep_output
 from ixflow.store.metadata import (
     StageState,
     StoredResult,
@@ -29,9 +29,11 @@ from ixflow.store.metadata import (
     TransactionRecord,
     now,
 )
+from ixflow.store.origins import with_sources
+from ixflow.store.places import LONGEST_PREFIX
 from ixflow.store.publish import KEPT, NewState, publish_state
 from ixflow.store.scripts import Script, run_script
-from ixflow.values import TableName
+from ixflow.values import Column, TableName
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -172,7 +174,7 @@ class StageTransaction:
         cache = self._store.local_cache
         if cache is not None and cache.store_output:
             for table, write in zip(tables, writes, strict=True):
-                self._store.keep_output(Writing.of(place, table), self.schema, write.obj)
+                keep_output(self._store, Writing.of(place, table), self.schema, write.obj)
 
     def has(self, name: str, key: str) -> bool:
         """Say whether a table with this key is held or published."""
@@ -229,21 +231,15 @@ class StageTransaction:
         for name in sorted(made):
             new = self._store.physical(TableName(name, self.schema)).name
             if new != name:
-                old = dialect.qualified(TableName(name, schema))
-                run(conn, f"ALTER TABLE {old} RENAME TO {dialect.quote(new)}")
+                self._check_name(name)
+                dialect.set_apart(conn, TableName(name, schema), new)
 
     def _scripted(self, conn: sa.Connection, name: str, task: str, key: str) -> StoredTable:
         table = self._store.physical(TableName(name, self.schema))
         count = f"SELECT count(*) FROM {self._store.dialect.qualified(table)}"
         rows = int(run(conn, count).scalar_one())
-        columns = self._columns(conn, table)
+        columns = _described(self._store.dialect.columns(conn, table))
         return StoredTable(name, task, key, key, rows, columns, self.transaction_id, now())
-
-    def _columns(self, conn: sa.Connection, table: TableName) -> tuple[TableColumn, ...]:
-        return tuple(
-            TableColumn(column.name, column.sql_type, column.nullable)
-            for column in self._store.dialect.columns(conn, table)
-        )
 
     def check_external(self, table: TableName) -> None:
         """Refuse a reference to a table that is not there, or that is the stage's own.
@@ -286,7 +282,7 @@ class StageTransaction:
         data_version: str | None,
     ) -> StoredTable:
         table = self._store.physical(TableName(write.spec.name, self.schema))
-        self._check_name(table)
+        self._check_name(write.spec.name)
         frames = frames_for(write.obj)
         if frames is None:
             msg = f"{type(write.obj).__name__} cannot be stored as table {table.name}"
@@ -296,7 +292,8 @@ class StageTransaction:
         options = self._store.details.of(spec.materialization_details, f"table {spec.name}")
         with making_with(options):
             written = frames.write(conn, table, write.obj, spec)
-        columns = self._store.with_sources(conn, self._columns(conn, table), write.obj)
+        made = written.columns or self._store.dialect.columns(conn, table)
+        columns = with_sources(self._store, conn, _described(made), write.obj)
         return StoredTable(
             write.spec.name,
             result.task,
@@ -308,11 +305,12 @@ class StageTransaction:
             now(),
         )
 
-    def _check_name(self, table: TableName) -> None:
-        longest = self._store.dialect.max_identifier
-        if len(table.name.encode()) > longest:
-            msg = f"the table name {table.name!r} is longer than {longest} bytes; shorten it"
-            raise ValidationError(msg, table=table.name)
+    def _check_name(self, name: str) -> None:
+        room = LONGEST_PREFIX if self._store.avoids_schemas else 0
+        longest = self._store.dialect.max_identifier - room
+        if len(name.encode()) > longest:
+            msg = f"the table name {name!r} is longer than {longest} bytes; shorten it"
+            raise ValidationError(msg, table=name)
 
     def located(self, name: str, key: str) -> tuple[str, StoredTable]:
         """Find a table that this transaction holds or carries over: its schema, and its record."""
@@ -406,3 +404,7 @@ class StageTransaction:
     def _still_open(self, conn: sa.Connection) -> bool:
         known = self._store.metadata.transactions(conn, self.published_schema)
         return any(t.schema == self.schema and t.state == "open" for t in known)
+
+
+def _described(columns: Sequence[Column]) -> tuple[TableColumn, ...]:
+    return tuple(TableColumn(c.name, c.sql_type, c.nullable) for c in columns)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from ixflow.tables.arrow import as_reader
 from ixflow.values import Column, TableName
 
 __all__ = [
+    "Loaded",
     "add_primary_key",
     "append",
     "columns_for",
@@ -109,14 +111,20 @@ def append(conn: sa.Connection, table: TableName, data: Any) -> int:
         TableNotFound, ColumnMismatch, ValueDoesNotFit: nothing stays once the caller rolls back.
 
     """
+    return _append(conn, table, as_reader(data), dialect_of(conn).columns(conn, table))
+
+
+def _append(
+    conn: sa.Connection,
+    table: TableName,
+    reader: pa.RecordBatchReader,
+    columns: Sequence[Column],
+) -> int:
     dialect = dialect_of(conn)
-    chosen, reader = conform(
-        as_reader(data),
-        dialect.columns(conn, table),
-        table=str(table),
-        infinite_moments=dialect.infinite_moments,
+    chosen, rows = conform(
+        reader, columns, table=str(table), infinite_moments=dialect.infinite_moments
     )
-    return dialect.load(conn, table, chosen, reader)
+    return dialect.load(conn, table, chosen, rows)
 
 
 def columns_for(
@@ -157,6 +165,13 @@ def _sql_text(wanted: Any, conn: sa.Connection) -> str:
     return str(sa.types.to_instance(wanted).compile(dialect=conn.dialect))
 
 
+class Loaded(NamedTuple):
+    """The number of rows that a new table has, and its columns as the catalogue has them."""
+
+    rows: int
+    columns: tuple[Column, ...]
+
+
 def create_and_load(
     conn: sa.Connection,
     table: TableName,
@@ -165,8 +180,8 @@ def create_and_load(
     primary_key: Sequence[str] = (),
     indexes: Sequence[Sequence[str]] = (),
     type_map: Mapping[str, Any] | None = None,
-) -> int:
-    """Create a table for the data, load it, then add key and indexes; count the rows.
+) -> Loaded:
+    """Create a table for the data, load it, then add key and indexes.
 
     All in the caller's transaction. The key is built after the rows are in: a third of the work
     of keeping it up row by row.
@@ -177,12 +192,18 @@ def create_and_load(
     bare = [Column(c.name, c.sql_type, c.type, c.nullable) for c in columns]
     late_key = bool(primary_key) and dialect.adds_keys
     dialect.create_table(conn, table, bare if late_key else columns)
-    rows = append(conn, table, source)
+    made = dialect.columns(conn, table)
+    rows = _append(conn, table, source, made)
     if late_key:
         add_primary_key(conn, dialect, table, primary_key)
+        positions = {name: place for place, name in enumerate(primary_key, start=1)}
+        made = tuple(
+            replace(c, nullable=False, key_position=positions[c.name]) if c.name in positions else c
+            for c in made
+        )
     for index in indexes:
         create_index(conn, dialect, table, index)
-    return rows
+    return Loaded(rows, made)
 
 
 def add_primary_key(

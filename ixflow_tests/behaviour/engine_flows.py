@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from ixflow import ConfigContext, Flow, RawSql, Stage, Table, materialize
 
-__all__ = ["calls", "dying", "failing", "named_twice", "scripted", "shop", "twins"]
+__all__ = ["calls", "dying", "failing", "named_twice", "overtaking", "scripted", "shop", "twins"]
 
 _log = logging.getLogger("shop")
 
@@ -125,6 +125,31 @@ def named_twice(place: Path) -> Flow:
     with Flow("twice") as flow, Stage("staging"):
         plain(place)
         same_name(place)
+    return flow
+
+
+@materialize(version="1", input_type=pl.DataFrame)
+def overtaken(place: Path, frame: pl.DataFrame):
+    called(place, "overtaken")
+    if calls(place).count("overtaken") == 1:
+        # Another run publishes anew what this task has read.
+        other = overtaking(place, 3)
+        assert other.run(other["staging"], config=ConfigContext.get()).successful
+    return Table(frame)
+
+
+def overtaking(place: Path, rows: int) -> Flow:
+    """Declare a stage that makes so many rows, and one that reads it."""
+
+    @materialize(version=str(rows))
+    def stock():
+        return Table(pl.DataFrame({"x": range(rows)}))
+
+    with Flow("overtaking") as flow:
+        with Stage("staging"):
+            made = stock()
+        with Stage("mart"):
+            overtaken(place, made)
     return flow
 
 

@@ -134,6 +134,13 @@ def changes_in_place(a):
     return a
 
 
+def fills_a_frame(a):
+    frame = pd.DataFrame()
+    frame["x"] = a.x
+    assert isinstance(frame, pd.DataFrame)
+    return frame
+
+
 GOOD = {
     "assign": lambda a: a.assign(y=lambda frame: frame.x * FACTOR),
     "group": lambda a: a.groupby("g", as_index=False).agg(total=pd.NamedAgg("x", "sum")),
@@ -145,6 +152,8 @@ GOOD = {
     "ufunc": lambda a: np.maximum(np.sqrt(a), 1),
     "where": lambda a: pd.DataFrame({"y": np.where(a.x > 1, "big", "small")}),
     "asserted": lambda a: a if isinstance(a, pd.DataFrame) else 1,
+    "merged constant": lambda a: pd.DataFrame({"x": [1]}).merge(a),
+    "filled": fills_a_frame,
     "constant": lambda _: pd.DataFrame({"x": [1, 2]}),
     "sets": lambda a: a[a.x.isin({"one", "two", "three"})],
     "several": lambda a: {"one": Table(a, "one"), "two": [Table(a.head(1), "two"), 3]},
@@ -174,8 +183,11 @@ class OwnClass:
     """A class of the user, whose objects pandas could call."""
 
 
+CONSTANTS = pd.DataFrame({"x": [1]})
+
+
 def puts_into_a_cell(a):
-    frame = pd.DataFrame({"x": [1, 2]}, dtype=object)
+    frame = CONSTANTS.astype(object)
     frame.iat[0, 0] = a.x.sum()  # noqa: PD009 - what is tested
     return frame
 
@@ -196,7 +208,7 @@ REFUSED = {
     "key": (lambda a: {a: 1}, "hashes it"),
     "array": (lambda a: Table(pd.DataFrame(np.asarray(a))), "makes a NumPy array of it"),
     "private": (lambda a: a._mgr, "the private attribute _mgr is used"),
-    "real": (lambda a: pd.DataFrame({"x": [1]}).merge(a), "the private attribute"),
+    "real": (lambda a: CONSTANTS.merge(a, on="x"), "the private attribute"),
     "isinstance": (lambda a: a if isinstance(a.x, pd.Series) else 1, "isinstance"),
     "out": (lambda a: np.add(a.x, 1, out=np.zeros(3)), "writes into an array"),
     "copyto": (lambda a: np.copyto(np.zeros(3), a.x), "writes into an array"),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import json
 import logging
 import multiprocessing
+import os
 import pickle
 import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -17,6 +21,8 @@ import polars as pl
 import pytest
 
 from ixflow import (
+    AuditFailed,
+    CacheError,
     ConfigContext,
     ConfigError,
     DaskEngine,
@@ -31,6 +37,7 @@ from ixflow import (
     Stage,
     TaskError,
     ThreadedEngine,
+    audit,
     materialize,
 )
 from ixflow.events import StagePublished, TaskFinished
@@ -39,6 +46,7 @@ from ixflow.pipeline.workers import worker
 from ixflow.pipeline.workers.channel import Channel, Closed
 from ixflow_tests.behaviour import engine_flows
 from ixflow_tests.behaviour.engine_flows import calls
+from ixflow_tests.behaviour.prefect_runs import config_for
 from ixflow_tests.stages import objects, rows
 
 if TYPE_CHECKING:
@@ -49,8 +57,6 @@ CASES = [
     ("dask_threads", "duckdb"),
     ("dask_processes", "postgres"),
 ]
-# Starting Prefect's server and writing down each state take seconds.
-CASES_AND_PREFECT = [*CASES, ("prefect", "duckdb")]
 
 
 class Case(NamedTuple):
@@ -68,9 +74,7 @@ class Case(NamedTuple):
 
 def configured(engine: sa.Engine) -> PipedagConfig:
     url = engine.url.render_as_string(hide_password=False)
-    store = {"class": "SQLTableStore", "args": {"url": url, "schema_prefix": "dw_"}}
-    section = {"table_store": store, "attrs": {"limit": 2}, "max_workers": 2, "kroki_url": None}
-    return PipedagConfig({"name": "engines", "instances": {"__any__": section}})
+    return config_for(url, schema_prefix="dw_")
 
 
 @pytest.fixture(scope="module")
@@ -81,24 +85,6 @@ def pool() -> Iterator[ProcessPoolExecutor]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def prefect_server(tmp_path_factory) -> Iterator[None]:
-    """Run a Prefect server on loopback, and leave the logging as it was."""
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    with contextlib.ExitStack() as stack:
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
-        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        patch.setenv("PREFECT_LOGGING_TO_API_ENABLED", "false")
-        patch.setenv("DO_NOT_TRACK", "1")
-        from prefect.testing.utilities import prefect_test_harness
-
-        stack.enter_context(prefect_test_harness())
-        yield
-    root.handlers[:], root.level = before
-
-
 def engine_named(name: str, request: pytest.FixtureRequest) -> OrchestrationEngine:
     if name == "sequential":
         return SequentialEngine()
@@ -106,25 +92,12 @@ def engine_named(name: str, request: pytest.FixtureRequest) -> OrchestrationEngi
         return ThreadedEngine()
     if name == "dask_threads":
         return DaskEngine(scheduler="threads")
-    if name == "dask_processes":
-        return DaskEngine(pool=request.getfixturevalue("pool"))
-    request.getfixturevalue("prefect_server")
-    return PrefectEngine()
-
-
-@pytest.fixture(params=CASES_AND_PREFECT, ids="-".join)
-def any_case(request, tmp_path) -> Iterator[Case]:
-    """Give each engine, also Prefect, with a fresh warehouse."""
-    yield from prepared(request, tmp_path)
+    return DaskEngine(pool=request.getfixturevalue("pool"))
 
 
 @pytest.fixture(params=CASES, ids="-".join)
 def case(request, tmp_path) -> Iterator[Case]:
-    """Give each engine but Prefect with a fresh warehouse."""
-    yield from prepared(request, tmp_path)
-
-
-def prepared(request: Any, tmp_path: Path) -> Iterator[Case]:
+    """Give each engine with a fresh warehouse."""
     name, base = request.param
     engine = engine_named(name, request)
     config = configured(request.getfixturevalue(f"fresh_{base}")).get()
@@ -148,18 +121,18 @@ def in_processes(request, tmp_path) -> Iterator[Case]:
 # -- what a flow comes to --------------------------------------------------------------------------
 
 
-def test_values_tables_and_events_are_the_same_on_every_engine(any_case):
+def test_values_tables_and_events_are_the_same_on_every_engine(case):
     heard: list[Any] = []
-    flow = engine_flows.shop(any_case.place)
-    result = any_case.run(flow, on_event=heard.append)
+    flow = engine_flows.shop(case.place)
+    result = case.run(flow, on_event=heard.append)
     assert result.exception is None
     assert result.successful
     assert set(result.task_states.values()) == {TaskState.COMPLETED}
     mart = flow["mart"]
     assert result.get(mart["facts"])["rows"] == [4, 2]
     assert result.get(mart["facts"]["big"], as_type=pl.DataFrame)["id"].to_list() == [2, 3]
-    assert {row["id"] for row in rows(any_case.store, "mart", "top")} == {2, 3}
-    assert calls(any_case.place) == ["facts", "orders", "orders"]
+    assert {row["id"] for row in rows(case.store, "mart", "top")} == {2, 3}
+    assert calls(case.place) == ["facts", "orders", "orders"]
     ended = [(event.stage, event.task) for event in heard if isinstance(event, TaskFinished)]
     assert sorted(ended) == [
         ("aside", "orders"),
@@ -187,9 +160,9 @@ def test_what_is_valid_does_not_run_again_on_any_engine(case):
     assert {row["id"] for row in rows(case.store, "mart", "top")} == {2, 3, 4}
 
 
-def test_without_fail_fast_what_does_not_wait_for_a_failure_is_published(any_case):
-    flow = engine_flows.failing(any_case.place, "raise")
-    result = any_case.run(flow, fail_fast=False)
+def test_without_fail_fast_what_does_not_wait_for_a_failure_is_published(case):
+    flow = engine_flows.failing(case.place, "raise")
+    result = case.run(flow, fail_fast=False)
     assert not result.successful
     assert isinstance(result.exception, TaskError)
     assert "there is no such day" in str(result.exception)
@@ -202,8 +175,8 @@ def test_without_fail_fast_what_does_not_wait_for_a_failure_is_published(any_cas
         "aside.after": TaskState.COMPLETED,
     }
     assert set(result.stages) == {"aside"}
-    assert objects(any_case.store, any_case.store.schema("aside")) == ("after",)
-    assert not any_case.store.published("staging").version
+    assert objects(case.store, case.store.schema("aside")) == ("after",)
+    assert not case.store.published("staging").version
     with pytest.raises(TaskError, match="no result in this run"):
         result.get(flow["mart"]["after"])
 
@@ -215,10 +188,10 @@ def test_with_fail_fast_the_error_is_raised_and_nothing_else_starts(case):
     assert not case.store.published("mart").version
 
 
-def test_a_failed_run_is_resumed_on_every_engine(any_case):
+def test_a_failed_run_is_resumed_on_every_engine(case):
     options = {"transaction_id": "nightly", "fail_fast": False}
-    assert not any_case.run(engine_flows.failing(any_case.place, "raise"), **options).successful
-    result = any_case.run(engine_flows.failing(any_case.place, "mended"), **options)
+    assert not case.run(engine_flows.failing(case.place, "raise"), **options).successful
+    result = case.run(engine_flows.failing(case.place, "mended"), **options)
     assert result.exception is None
     assert [str(state) for state in result.task_states.values()] == [
         "resumed",
@@ -226,8 +199,17 @@ def test_a_failed_run_is_resumed_on_every_engine(any_case):
         "completed",
         "cache valid",
     ]
-    assert calls(any_case.place).count("orders") == 1
-    assert len(rows(any_case.store, "staging", "orders")) == 2
+    assert calls(case.place).count("orders") == 1
+    assert len(rows(case.store, "staging", "orders")) == 2
+
+
+def test_an_input_that_is_published_anew_meanwhile_is_read_again(case):
+    flow = engine_flows.overtaking(case.place, 2)
+    assert case.run(flow, flow["staging"]).successful
+    result = case.run(flow, flow["mart"])
+    assert result.exception is None
+    assert calls(case.place) == ["overtaken", "overtaken"]
+    assert len(rows(case.store, "mart", "overtaken")) == 3
 
 
 def test_a_part_of_a_flow_runs_on_every_engine(case):
@@ -246,6 +228,22 @@ def test_equal_calls_share_their_table_and_other_ones_may_not_take_its_name(case
     assert calls(case.place) == ["plain"]
     with pytest.raises(DuplicateNameError, match="'same'"):
         case.run(engine_flows.named_twice(case.place), fail_fast=True)
+
+
+def test_audits_judge_where_the_run_is_led(case):
+    guard = threading.Lock()  # which no other process could be given
+    with Flow("audited") as flow, Stage("staging") as staging:
+        engine_flows.plain(case.place)
+
+    @audit(staging)
+    def two_rows(same: pl.DataFrame):
+        with guard:
+            return same.height == 2
+
+    result = case.run(flow, fail_fast=False)
+    assert isinstance(result.exception, AuditFailed)
+    assert result.task_states[flow["staging"]["plain"]] is TaskState.COMPLETED
+    assert not case.store.published("staging").version
 
 
 def test_scripts_and_the_names_of_stages_work_on_every_engine(case):
@@ -289,8 +287,10 @@ def test_a_worker_that_dies_is_an_error_and_its_task_runs_again_later(in_process
     own = DaskEngine(scheduler="processes", num_workers=1)
     options = {"transaction_id": "nightly", "fail_fast": False}
     flow = engine_flows.dying(in_processes.place, "die")
-    result = in_processes.run(flow, orchestration_engine=own, **options)
+    heard: list[Any] = []
+    result = in_processes.run(flow, orchestration_engine=own, on_event=heard.append, **options)
     assert isinstance(result.exception, TaskError)
+    assert [event.state for event in heard] == ["completed", "failed"]
     assert "the process that ran task staging.breaks is gone" in str(result.exception)
     assert [str(state) for state in result.task_states.values()] == ["completed", "failed"]
     assert not in_processes.store.published("staging").version
@@ -334,18 +334,11 @@ def test_a_database_for_one_process_refuses_other_processes(fresh_duckdb, tmp_pa
         flow.run(config=config, orchestration_engine=DaskEngine(scheduler="processes"))
 
 
-def test_prefect_tells_each_step_and_may_use_processes(prefect_server, in_processes):
-    from prefect.task_runners import ProcessPoolTaskRunner
-
-    engine = PrefectEngine({"name": "of-prefect", "task_runner": ProcessPoolTaskRunner(1)})
-    flow = engine_flows.failing(in_processes.place, "raise")
-    result = in_processes.run(flow, orchestration_engine=engine, fail_fast=False)
-    assert "there is no such day" in str(result.exception)
-    assert set(result.stages) == {"aside"}
-    assert result.underlying.is_failed()
-    assert multiprocessing.current_process().pid not in {
-        int(path.name.split()[-1]) for path in in_processes.place.iterdir()
-    }
+def test_an_interface_that_is_not_this_machines_is_named(in_processes):
+    # Of a network that is for examples only.
+    config = in_processes.config.evolve(network_interface="192.0.2.1")
+    with pytest.raises(FlowError, match=r"cannot listen for workers on the network_interface"):
+        in_processes.run(engine_flows.shop(in_processes.place), config=config)
 
 
 def test_a_dask_cluster_runs_a_flow(in_processes):
@@ -412,6 +405,16 @@ def test_a_step_whose_leader_is_gone_says_so(in_processes):
         received(engine.sent[0]).run()
 
 
+def test_a_task_whose_input_was_never_published_is_an_error_everywhere(case):
+    flow = engine_flows.shop(case.place)
+    heard: list[Any] = []
+    result = case.run(flow, flow["mart"], fail_fast=False, on_event=heard.append)
+    assert isinstance(result.exception, CacheError)
+    assert "run stage staging first" in str(result.exception)
+    assert "in task mart.facts" in result.exception.__notes__
+    assert [(event.task, event.state) for event in heard] == [("facts", "failed")]
+
+
 class Forgetful(dict[Any, Any]):
     """Lets steps believe that they are in another process."""
 
@@ -430,6 +433,78 @@ def test_a_worker_that_cannot_load_the_flow_is_an_error_of_its_task(in_processes
     with pytest.raises(TaskError, match=r"ImportError: no flow") as raised:
         in_processes.run(flow, orchestration_engine=Keeping(), fail_fast=True)
     assert "in a worker process" in raised.value.__notes__[-1]
+
+
+# -- Prefect ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def on_prefect(postgres_server, tmp_path_factory) -> dict[str, Any]:
+    """Run flows on a Prefect server of their own; give what came of them."""
+    home = tmp_path_factory.mktemp("prefect")
+    quiet = {
+        "PREFECT_HOME": str(home / "home"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_TO_API_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    where = (f"duckdb:///{home}/w.duckdb", postgres_server.url, str(home))
+    run = subprocess.run(
+        [sys.executable, "-m", "ixflow_tests.behaviour.prefect_runs", *where],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | quiet,
+        timeout=240,
+    )
+    assert run.returncode == 0, run.stderr
+    found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return found
+
+
+def test_prefect_runs_a_flow_and_knows_the_state_of_each_step(on_prefect):
+    first, again = on_prefect["first"], on_prefect["again"]
+    assert first["error"] is again["error"] is None
+    assert set(first["states"].values()) == {"completed"}
+    assert set(again["states"].values()) == {"cache valid"}
+    assert first["stages"] == ["aside", "mart", "staging"]
+    assert first["flow"] == "COMPLETED"
+    assert {name.rsplit("-", 1)[0] for name in first["steps"]} == {
+        "staging.orders",
+        "publish staging",
+        "mart.facts",
+        "mart.top",
+        "publish mart",
+        "aside.orders",
+        "publish aside",
+    }
+    assert set(first["steps"].values()) == {"Completed"}
+    assert sorted(again["steps"].values()) == ["Cache valid"] * 4 + ["Completed"] * 3
+    assert sorted(name for name, _ in on_prefect["calls"]["shop"]) == ["facts", "orders", "orders"]
+
+
+def test_prefect_goes_on_beside_a_failure_and_takes_a_failed_run_up_again(on_prefect):
+    failing, resumed = on_prefect["failing"], on_prefect["resumed"]
+    assert "there is no such day" in failing["error"]
+    assert failing["stages"] == ["aside"]
+    assert failing["flow"] == "FAILED"
+    assert failing["states"]["staging.breaks"] == "failed"
+    assert failing["states"]["mart.after"] == "unknown"
+    states = {name.rsplit("-", 1)[0]: state for name, state in failing["steps"].items()}
+    assert states["staging.breaks"] == "Failed"
+    assert states["publish staging"] == "NotReady"
+    assert resumed["error"] is None
+    assert resumed["states"]["staging.orders"] == "resumed"
+    assert resumed["stages"] == ["aside", "mart", "staging"]
+
+
+def test_prefect_may_run_the_tasks_in_other_processes(on_prefect):
+    found = on_prefect["elsewhere"]
+    assert "there is no such day" in found["error"]
+    assert found["stages"] == ["aside"]
+    assert on_prefect["calls"]["elsewhere"]
+    assert on_prefect["pid"] not in {int(pid) for _, pid in on_prefect["calls"]["elsewhere"]}
+    assert on_prefect["pid"] in {int(pid) for _, pid in on_prefect["calls"]["shop"]}
 
 
 # -- engines of one's own, and what is wrong with them ------------------------------------------

@@ -144,6 +144,13 @@ def test_key_indexes_and_types_are_applied(store, kind):
     assert [column.name for column in place] == ["id", "n", "m"]
 
 
+def test_any_column_name_survives(store, kind):
+    names = ["a b", 'say "hi"', "50%", "%s", ":c", "a.b", "Select", "ü", "'", "\\"]
+    table = pa.table({name: [number, None] for number, name in enumerate(names)})
+    copied(store, table, kind, indexes=[["50%"]], type_map={":c": sa.SmallInteger()})
+    assert rows(store, "s", "copy")[0] == {name: number for number, name in enumerate(names)}
+
+
 def test_a_key_that_does_not_hold_is_an_error(store, kind):
     with pytest.raises(IxflowError, match=r"s\.copy"):
         copied(store, pa.table({"id": [1, 1]}), kind, primary_key="id")
@@ -184,9 +191,36 @@ def test_two_inputs_can_be_joined_where_the_kind_joins_within_a_database(store):
         run_stage(flow["s"], store)
         return rows(store, "s", "out")
 
+    def in_sql(a, b):
+        return a.query("one", "SELECT * FROM one JOIN b USING (id)")
+
     expected = [{"id": 2, "b": "x"}]
     assert joined(duckdb.DuckDBPyRelation, lambda a, b: a.join(b, "id")) == expected
+    assert joined((duckdb.DuckDBPyRelation, None), in_sql) == expected
     assert joined(ibis.Table, lambda a, b: a.join(b, "id")) == expected
+
+
+@pytest.mark.parametrize("lazy_kind", [ibis.Table, duckdb.DuckDBPyRelation, pl.LazyFrame])
+def test_tasks_that_run_side_by_side_do_not_disturb_each_other(store, lazy_kind):
+    @materialize(version="1")
+    def original():
+        return pa.table({"id": list(range(1000))})
+
+    @materialize(version="1", input_type=lazy_kind)
+    def out(table, number):
+        return Table(table.filter(above[lazy_kind](table, number)), f"out_{number}")
+
+    above = {
+        ibis.Table: lambda table, number: table.id >= number,
+        duckdb.DuckDBPyRelation: lambda _, number: f"id >= {number}",
+        pl.LazyFrame: lambda _, number: pl.col("id") >= number,
+    }
+    with Flow("f") as flow, Stage("s"):
+        table = original()
+        for number in range(6):
+            out(table, number)
+    result = run_stage(flow["s"], store, max_workers=4)
+    assert [result[f"out_{number}"].rows for number in range(6)] == list(range(1000, 994, -1))
 
 
 # -- values that frames have and tables have not ---------------------------------------------------
@@ -262,9 +296,10 @@ def test_lists_and_structs_are_refused_by_column(store, frame):
         pd.DataFrame([[1, 2]], columns=["x", "x"]),
         pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([("a", "b")])),
         pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["x", "x"]),
+        duckdb.connect().sql("SELECT 1 AS x, 2 AS x"),
         pd.DataFrame({"": [1]})[[]],
     ],
-    ids=["number", "twice", "levels", "arrow twice", "none"],
+    ids=["number", "twice", "levels", "arrow twice", "duckdb twice", "none"],
 )
 def test_column_names_that_a_table_cannot_have_are_refused(store, frame):
     with pytest.raises(ValidationError, match="column"):

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from ixflow.errors import StageError
+from ixflow.errors import StageError, ValidationError
 from ixflow.pipeline import ConfigContext, Flow, RawSql, Stage, Table, TaskState, materialize
 from ixflow.store import SQLTableStore
 from ixflow_tests.stages import execute, objects, rows
@@ -145,3 +145,50 @@ def test_a_schema_that_is_missing_is_named(store, config, warehouse_engine):
     execute(warehouse_engine, "DROP SCHEMA staging__tx")
     with pytest.raises(StageError, match=r"there is no schema staging__tx.*create it and grant"):
         flow_of(1).run(config=config)
+
+
+def test_parts_of_a_script_s_tables_do_not_collide_with_those_of_other_transactions(store, config):
+    if store.dialect.name == "duckdb":
+        parts = "id int, v int"
+    else:
+        parts = "id serial PRIMARY KEY, v int UNIQUE"
+
+    def run(version, **options):
+        @materialize(lazy=True, outputs=["t"])
+        def script(stage):
+            table = f"{stage.current_name}.t"
+            return RawSql(
+                f"CREATE TABLE {table} ({parts}); INSERT INTO {table} (v) VALUES ({version})"
+            )
+
+        with Flow("f") as flow, Stage("staging", keep_versions=1) as stage:
+            task = script(stage)
+        flow.run(*([task] if options else []), config=config, **options)
+        return stage
+
+    for version in range(1, 5):
+        run(10 + version, transaction_id=f"left {version}")
+        stage = run(version)
+    assert [row["v"] for row in rows(store, "staging", "t")] == [4]
+    stage.rollback(config=config)
+    assert [row["v"] for row in rows(store, "staging", "t")] == [3]
+
+
+def test_a_name_that_leaves_no_room_for_its_prefix_is_refused(store, config):
+    def run(name, version):
+        @materialize(version=str(version))
+        def t():
+            return Table(pl.DataFrame({"x": [version]}), name, indexes=[["x"]])
+
+        with Flow("f") as flow, Stage("staging", keep_versions=2) as stage:
+            t()
+        flow.run(config=config)
+        return stage
+
+    room = store.dialect.max_identifier - 20
+    with pytest.raises(ValidationError, match=f"is longer than {room} bytes"):
+        run("a" * (room + 1), 1)
+    for version in range(1, 4):
+        stage = run("a" * room, version)
+    stage.rollback(1, config=config)
+    assert rows(store, "staging", "a" * room) == [{"x": 1}]

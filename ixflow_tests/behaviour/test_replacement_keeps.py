@@ -460,3 +460,19 @@ def test_a_declared_sequence_is_made_once_and_stays(engine, on_the_server):
     assert value(engine, "SELECT last_value FROM shop.numbers") == 5
     default = value(engine, "SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef")
     assert default == ("nextval('shop.numbers'::regclass)" if on_the_server else None)
+
+
+def test_an_identity_that_counts_down_goes_on_below_the_rows(engine):
+    def made(*more: sa.Column[Any]) -> sa.Table:
+        down = sa.Identity(increment=-1, start=-1, maxvalue=-1, minvalue=-1000)
+        key = sa.Column("id", sa.Integer, down, primary_key=True)
+        return sa.Table("things", sa.MetaData(schema="shop"), key, *more)
+
+    ingested(engine, made(), [(-5,), (-3,)])
+    execute(engine, "INSERT INTO shop.things DEFAULT VALUES")
+    ingested(engine, made(sa.Column("x", sa.Integer)), [(-9, 1)])
+    execute(engine, "INSERT INTO shop.things DEFAULT VALUES")
+    with engine.connect() as conn:
+        found = set(run(conn, "SELECT id FROM shop.things").scalars())
+    # The batch of a migration is merged behind the old rows, so its own numbers count too.
+    assert found == {-3, -5, -6, -9, -10}

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import polars as pl
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
 from ixflow.errors import InputChanged, StageError, ValidationError
 from ixflow.pipeline import (
+    Blob,
     ConfigContext,
+    FileBlobStore,
     Flow,
+    RawSql,
     Stage,
     Table,
     TaskState,
     materialize,
     run_stage,
 )
+from ixflow.pipeline.backends import Backends
+from ixflow.pipeline.config_schema import Place
 from ixflow.store import SQLTableStore
 from ixflow_tests.stages import execute, objects, rows, transactions
 
@@ -290,3 +300,84 @@ def test_equal_rows_under_another_version_are_the_same(store, config):
     for _ in range(2):
         flow.run(config=config)
     assert not stage.diff(1, config=config).changed
+
+
+def test_blobs_and_scripts_of_a_version_are_kept_with_it(store, tmp_path):
+    blobs = FileBlobStore(tmp_path, gc_after=dt.timedelta(0))
+    given = {"table_store": store, "blob_store": blobs}
+    config = ConfigContext({}, fail_fast=True, backends=Backends({}, Place("test"), given))
+
+    def flow_of(version):
+        @materialize(version=str(version))
+        def model():
+            return Blob({"version": version}, "model")
+
+        @materialize(lazy=True, outputs=["made"])
+        def script(stage):
+            return RawSql(f"CREATE TABLE {stage.current_name}.made AS SELECT {version} AS v")
+
+        with Flow("f") as flow, Stage("staging", keep_versions=1) as stage:
+            script(stage)
+            return flow, stage, model()
+
+    for version in (1, 2):
+        flow, stage, model = flow_of(version)
+        flow.run(config=config)
+    stage.rollback(config=config)
+    assert published(store, "made") == [{"v": 1}]
+    flow, stage, model = flow_of(1)
+    result = flow.run(config=config)
+    assert set(result.task_states.values()) == {TaskState.CACHE_VALID}
+    assert result.get(model) == {"version": 1}
+    assert not result.stages["staging"].published
+    flow_of(3)[0].run(config=config)
+    flow_of(4)[0].run(config=config)
+    assert len(list(tmp_path.rglob("*.pkl"))) == 2
+
+
+def numbered(version):
+    """Declare a stage of two tables that show the version, and one that never changes."""
+    with Flow("f"), Stage("s", keep_versions=2) as stage:
+        for name, number in (("a", version), ("b", version), ("fixed", 0)):
+
+            @materialize(name=name, version=str(number))
+            def fn(number=number):
+                return Table(pa.table({"v": [number]}))
+
+            fn()
+    return stage
+
+
+def test_runs_and_rollbacks_at_once_never_mix_versions(store, config, warehouse_engine):
+    for version in (1, 2):
+        run_stage(numbered(version), store)
+    done, seen = threading.Event(), []
+    query = "SELECT (SELECT v FROM s.a), (SELECT v FROM s.b), (SELECT v FROM s.fixed)"
+
+    def read():
+        while not done.is_set():
+            with warehouse_engine.connect() as conn:
+                seen.append(tuple(conn.exec_driver_sql(query).one()))
+
+    def run(first):
+        for version in range(first, first + 3):
+            run_stage(numbered(version), store)
+
+    def roll(times):
+        for _ in range(times):
+            numbered(1).rollback(config=config)
+
+    with store.held_open(), ThreadPoolExecutor(4) as pool:
+        reader = pool.submit(read)
+        try:
+            work = [pool.submit(run, 10), pool.submit(run, 20), pool.submit(roll, 4)]
+            for one in work:
+                one.result()
+        finally:
+            done.set()
+        reader.result()
+    assert seen
+    assert all(a == b and fixed == 0 for a, b, fixed in seen)
+    found = numbered(1).versions(config=config)
+    assert [one.version for one in found] == [12, 11, 10]
+    assert all(one.whole for one in found)

@@ -19,7 +19,10 @@ def config(fresh_postgres):
     execute(
         fresh_postgres,
         'CREATE SCHEMA "Other Place"',
-        "DO $$ BEGIN CREATE ROLE reader; EXCEPTION WHEN duplicate_object THEN NULL; END $$",
+        *(
+            f"DO $$ BEGIN CREATE ROLE {role}; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+            for role in ("reader", "shop_owner")
+        ),
     )
     store = SQLTableStore(fresh_postgres.url)
     yield ConfigContext.of_store(store, fail_fast=True)
@@ -40,6 +43,8 @@ def shop(version, keep=1):
 
 
 HANGING = (
+    "ALTER DEFAULT PRIVILEGES IN SCHEMA shop GRANT INSERT ON TABLES TO reader",
+    "ALTER TABLE shop.orders OWNER TO shop_owner",
     "GRANT USAGE ON SCHEMA shop TO reader",
     "GRANT SELECT ON shop.orders TO reader WITH GRANT OPTION",
     "GRANT UPDATE (v) ON shop.orders TO reader",

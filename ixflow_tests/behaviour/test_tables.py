@@ -33,7 +33,7 @@ DATA = pa.table({"id": pa.array([1, 2], pa.int32()), "v": ["a", None]})
 
 def load(engine: sa.Engine, data: object, table: TableName = T, **options: object) -> int:
     with engine.begin() as conn:
-        return create_and_load(conn, table, data, **options)  # type: ignore[arg-type] # any option
+        return create_and_load(conn, table, data, **options).rows  # type: ignore[arg-type] # any option
 
 
 def add(engine: sa.Engine, data: object, table: TableName = T) -> int:

@@ -134,7 +134,7 @@ def rows_of(table: pa.Table) -> list[tuple[Any, ...]]:
 def round_trip(database: Database, data: pa.Table) -> pa.Table:
     name = database.new_table()
     with database.engine.begin() as conn:
-        assert create_and_load(conn, name, data) == data.num_rows
+        assert create_and_load(conn, name, data).rows == data.num_rows
     return read_table(database.engine, name)
 
 

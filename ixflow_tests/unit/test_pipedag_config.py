@@ -169,6 +169,11 @@ WRONG = [
     (minimal(cache_validation={"mode": "x"}), "must be one of NORMAL, FORCE_CACHE_INVALID"),
     (minimal(table_store={"metadata_table_store": {}}), "does not have yet"),
     (minimal(table_store={"hook_args": {"pandas": {"dtype_backend": 1}}}), "numpy, arrow"),
+    (
+        minimal(table_store={"hook_args": {"sql": {"cleanup_annotation_action_on_success": True}}}),
+        "hook_args.sql sets how annotations are checked, which ixflow does not do",
+    ),
+    (minimal(table_store={"hook_args": {"dask": {}}}), "dask is an unknown key"),
     (minimal(visualization={"default": {"style": {}}}), "did you mean 'styles'"),
     ({"instances": {1: {}}}, "instances has the name 1, which is no text"),
     ({"instances": []}, "instances is a list; it must be a mapping"),

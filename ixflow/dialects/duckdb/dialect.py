@@ -117,9 +117,11 @@ class DuckDBDialect(DuckDBChecksums, Dialect):
     def read_columns(self, conn: sa.Connection, table: TableName) -> tuple[Column, ...]:
         """Read the columns from the catalogue, in order; none if there is no such table."""
         place = {"schema": table.schema, "name": table.name}
-        key = conn.execute(catalog.KEY, place).scalar() or []
+        described = catalog.table_info(conn, self.qualified(table))
+        keyed = any(of_key for *_, of_key in described)
+        key = (conn.execute(catalog.KEY, place).scalar() or []) if keyed else []
         found = []
-        for name, sql_type, nullable in conn.execute(catalog.COLUMNS, place):
+        for name, sql_type, nullable, _ in described:
             type_, as_text = types.arrow_type(sql_type)
             position = key.index(name) + 1 if name in key else None
             found.append(Column(name, sql_type, type_, nullable, as_text, position))

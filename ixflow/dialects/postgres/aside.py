@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from ixflow.dialects.base import run
 
-__all__ = ["rename_indexes", "set_free"]
+__all__ = ["rename_parts_apart", "set_free"]
 
 _OF_TABLES = """
     WITH t AS (SELECT c.*, format('%I.%I', n.nspname, c.relname) AS qualified
@@ -72,18 +72,23 @@ def set_free(conn: sa.Connection, replaced: Sequence[int], gone: Sequence[int]) 
         _run_all(conn, _BELONGINGS, replaced)
 
 
-_INDEX_NAMES = sa.text("""
-    SELECT format('ALTER INDEX %I.%I RENAME TO %I', n.nspname, x.relname,
+_PART_NAMES = sa.text("""
+    SELECT format('ALTER %s %I.%I RENAME TO %I', p.kind, n.nspname, x.relname,
                   left(CAST(:name AS text), 24) || '_' || x.oid)
-    FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
-    JOIN pg_namespace n ON n.oid = x.relnamespace
-    WHERE i.indrelid = to_regclass(:table)
+    FROM (
+        SELECT 'INDEX' AS kind, indexrelid AS oid FROM pg_index
+        WHERE indrelid = to_regclass(:table)
+        UNION ALL
+        SELECT 'SEQUENCE', d.objid FROM pg_depend d JOIN pg_class s ON s.oid = d.objid
+        WHERE d.refobjid = to_regclass(:table) AND d.classid = 'pg_class'::regclass
+          AND d.deptype IN ('a', 'i') AND s.relkind = 'S'
+    ) p JOIN pg_class x ON x.oid = p.oid JOIN pg_namespace n ON n.oid = x.relnamespace
 """)
 
 
-def rename_indexes(conn: sa.Connection, table: str, name: str) -> None:
-    """Name the indexes of a table after the name that it gets, where others have their names."""
-    found = conn.execute(_INDEX_NAMES, {"table": table, "name": name})
+def rename_parts_apart(conn: sa.Connection, table: str, name: str) -> None:
+    """Name indexes and sequences of a table after the name that it gets beside others like it."""
+    found = conn.execute(_PART_NAMES, {"table": table, "name": name})
     for statement in found.scalars().all():
         run(conn, statement)
 

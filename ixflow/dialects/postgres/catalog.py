@@ -11,6 +11,8 @@ from ixflow.dialects.postgres.types import arrow_type
 from ixflow.values import Column, TableName
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ixflow.dialects.base import Dialect
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "indexes",
     "literal",
     "regclass",
+    "regclasses",
     "resolved",
     "source_facts",
     "tables_in",
@@ -112,16 +115,23 @@ _SEQUENCES = sa.text("""
 
 
 def continue_sequences(conn: sa.Connection, qualified: str, old: str | None) -> None:
-    """Set each sequence behind the greatest value in its column and behind the old sequence."""
+    """Set each sequence behind the last value in its column and behind the old sequence.
+
+    Not behind a number that the sequence never reaches; the last is the least where it counts down.
+    """
     for column, sequence, before in conn.execute(_SEQUENCES, {"name": qualified, "old": old}).all():
         last = f"(SELECT last_value FROM {before} WHERE is_called)" if before else "NULL::bigint"
-        query = f"SELECT greatest({last}, (SELECT max({column}) FROM {qualified}))"
-        value = run(conn, query).scalar_one()
-        if value is not None and value > 0:
-            name, number = literal(sequence), int(value)
-            # Not behind a number that the sequence never reaches.
-            limits = f"FROM pg_sequence WHERE seqrelid = {name}::regclass AND {number} >= seqmin"
-            run(conn, f"SELECT setval({name}, least({number}, seqmax)) {limits}")
+        name = literal(sequence)
+        up = f"greatest({last}, (SELECT max({column}) FROM {qualified}))"
+        down = f"least({last}, (SELECT min({column}) FROM {qualified}))"
+        behind = f"CASE WHEN seqincrement > 0 THEN {up} ELSE {down} END"
+        run(
+            conn,
+            f"SELECT setval({name}, greatest(seqmin, least(seqmax, behind))) "
+            f"FROM pg_sequence, LATERAL (SELECT {behind}) b (behind) "
+            f"WHERE seqrelid = {name}::regclass "
+            f"AND CASE WHEN seqincrement > 0 THEN behind >= seqmin ELSE behind <= seqmax END",
+        )
 
 
 def resolved(conn: sa.Connection, dialect: Dialect, table: TableName) -> TableName:
@@ -140,6 +150,14 @@ def regclass(conn: sa.Connection, qualified: str) -> int | None:
     query = sa.text("SELECT to_regclass(:name)::oid::bigint")
     found = conn.execute(query, {"name": qualified}).scalar_one()
     return None if found is None else int(found)
+
+
+def regclasses(conn: sa.Connection, qualified: Sequence[str]) -> list[int | None]:
+    """Give the oids of several quoted names, in their order, as `regclass` does."""
+    query = sa.text("""SELECT to_regclass(n.name)::oid::bigint
+                       FROM unnest(CAST(:names AS text[])) WITH ORDINALITY n (name, place)
+                       ORDER BY n.place""")
+    return list(conn.execute(query, {"names": list(qualified)}).scalars())
 
 
 def columns(conn: sa.Connection, qualified: str) -> tuple[Column, ...]:

@@ -29,6 +29,7 @@ from ixflow.dialects.postgres import (
     transactions,
     types,
 )
+from ixflow.dialects.postgres.aside import rename_parts_apart
 from ixflow.dialects.postgres.checksums import PostgresChecksums
 from ixflow.dialects.postgres.database import create_database
 from ixflow.dialects.postgres.hold import hold_tables, is_transient, moment
@@ -374,6 +375,11 @@ class PostgresDialect(PostgresChecksums, Dialect):
             f"DELETE FROM {name} t USING (SELECT {keys}, max(ctid) AS last FROM {name} "
             f"GROUP BY {keys} HAVING count(*) > 1) d WHERE {same} AND t.ctid <> d.last",
         ).rowcount
+
+    def set_apart(self, conn: sa.Connection, table: TableName, name: str) -> None:
+        """Rename the indexes and sequences too, whose names are the schema's."""
+        rename_parts_apart(conn, self.qualified(table), name)
+        super().set_apart(conn, table, name)
 
     def rename_parts(self, conn: sa.Connection, table: TableName, prefix: str) -> None:
         """Name constraints and sequences after the table where they begin with its old name."""

@@ -135,8 +135,9 @@ def _count_on(conn: sa.Connection, column: Numbered) -> None:
     if not column.same_type and new.type != old.type:
         run(conn, f"ALTER SEQUENCE {old.qualified} AS {new.type}")
     if old.is_behind(new):
-        greatest = old.greatest if column.same_type else new.greatest
-        run(conn, f"SELECT setval({literal(old.qualified)}, {min(new.last, greatest)})")
+        limits = old if column.same_type else new
+        last = max(min(new.last, limits.greatest), limits.least)
+        run(conn, f"SELECT setval({literal(old.qualified)}, {last})")
 
 
 def _identify(conn: sa.Connection, qualified: str, owner: str, column: Numbered) -> None:

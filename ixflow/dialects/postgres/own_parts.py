@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -17,7 +18,17 @@ from ixflow.dialects.postgres.hanging import KEPT_BACK
 from ixflow.dialects.postgres.numbering import Numbered, let_go, number_on, numbered
 from ixflow.errors import ReplacementRefused
 
-__all__ = ["OwnParts", "own_parts", "put_on", "release", "take_domains"]
+__all__ = ["OwnParts", "Special", "own_parts", "put_on", "release", "special", "take_domains"]
+
+
+class Special(NamedTuple):
+    """What a table has that its like might not have: so most tables need no closer look."""
+
+    domains: bool = False
+    defaults: bool = False
+    settings: bool = False
+    """Something is set on an index or a constraint of it."""
+    constraints: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +120,37 @@ _LOST_IDENTITY = sa.text(f"""
 _PREFIX = 21
 
 
+_SPECIAL = sa.text("""
+    SELECT t.oid::bigint,
+        EXISTS (SELECT FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+                WHERE a.attrelid = t.oid AND NOT a.attisdropped AND y.typtype = 'd'),
+        EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND NOT a.attisdropped
+                AND (a.atthasdef OR a.attidentity <> ''))
+        OR EXISTS (SELECT FROM pg_depend d JOIN pg_sequence s ON s.seqrelid = d.objid
+                   WHERE d.classid = 'pg_class'::regclass AND d.refobjid = t.oid
+                     AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')),
+        EXISTS (SELECT FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+                WHERE i.indrelid = t.oid
+                  AND (i.indisclustered OR i.indisreplident OR x.reltablespace <> 0
+                    OR EXISTS (SELECT FROM pg_description d WHERE d.objoid = x.oid
+                               AND d.classoid = 'pg_class'::regclass)
+                    OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = x.oid
+                               AND coalesce(a.attstattarget, -1) >= 0)))
+        OR EXISTS (SELECT FROM pg_constraint k JOIN pg_description d ON d.objoid = k.oid
+                   AND d.classoid = 'pg_constraint'::regclass WHERE k.conrelid = t.oid),
+        EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = t.oid)
+    FROM unnest(CAST(:oids AS oid[])) t (oid)
+""")
+
+
+def special(conn: sa.Connection, oids: Sequence[int]) -> dict[int, Special]:
+    """Say of many tables at once what about them needs a closer look."""
+    if not oids:
+        return {}
+    found = conn.execute(_SPECIAL, {"oids": list(oids)}).all()
+    return {oid: Special(*facts) for oid, *facts in found}
+
+
 def take_domains(conn: sa.Connection, *, old: int, new: int) -> None:
     """Let columns of the new table be of the domains that those of the old one are of.
 
@@ -118,24 +160,36 @@ def take_domains(conn: sa.Connection, *, old: int, new: int) -> None:
 
 
 def own_parts(
-    conn: sa.Connection, names: Mapping[str, str], owner: str, *, old: int, new: int, moves: bool
+    conn: sa.Connection,
+    names: Mapping[str, str],
+    owner: str,
+    what: Special,
+    *,
+    old: int,
+    new: int,
+    moves: bool,
 ) -> OwnParts:
     """Read what the new table is to be given, while both tables are there.
 
-    ``names`` has the quoted ``place`` of the table, its ``schema`` with a dot, and the bare name
-    that the new one is ``now`` called by. ``moves`` says that sequences can leave the old table.
+    ``names`` has the quoted ``place`` of the table, its ``schema`` with a dot, and the bare names
+    that the new one is called by ``now`` and ``later``. ``what`` is of the old one; ``moves`` says
+    that sequences can leave it.
 
     Raises:
         ReplacementRefused: the new table lacks the index that tells replicas which row is which.
 
     """
     given = {"place": names["place"], "schema": names["schema"], "old": old, "new": new}
-    _refuse_lost_identity(conn, {key: given[key] for key in ("schema", "old", "new")})
-    statements = conn.execute(_PARTS, {**given, "prefix": names["now"][:_PREFIX]})
-    columns = numbered(conn, old, new)
+    statements: list[str] = []
+    if what.settings:
+        _refuse_lost_identity(conn, {key: given[key] for key in ("schema", "old", "new")})
+    if what.settings or (what.constraints and names["now"] != names["later"]):
+        found = conn.execute(_PARTS, {**given, "prefix": names["now"][:_PREFIX]})
+        statements = [row[2] for row in found]
+    columns = numbered(conn, old, new) if what.defaults else ()
     if not moves:
         columns = tuple(column for column in columns if column.old is None)
-    return OwnParts(names["place"], owner, tuple(row[2] for row in statements), columns)
+    return OwnParts(names["place"], owner, tuple(statements), columns)
 
 
 def release(conn: sa.Connection, parts: Sequence[OwnParts]) -> None:

@@ -40,7 +40,8 @@ class SequenceState:
 
     def is_behind(self, other: SequenceState) -> bool:
         """Say whether the other one has given numbers that this one would give again."""
-        return self.step > 0 and other.called and other.last >= self.next
+        ahead = other.last - self.next
+        return other.called and (ahead >= 0 if self.step > 0 else ahead <= 0)
 
 
 _STATE = sa.text("""

@@ -12,26 +12,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import sqlalchemy as sa
 
 from ixflow.dialects.base import NOTHING_ASIDE, run
-from ixflow.dialects.postgres.aside import rename_indexes, set_free
+from ixflow.dialects.postgres.aside import rename_parts_apart, set_free
 from ixflow.dialects.postgres.attachments import (
     Attachments,
     attachments,
     refuse_unkeepable,
     restore,
 )
-from ixflow.dialects.postgres.catalog import regclass
+from ixflow.dialects.postgres.catalog import regclass, regclasses
 from ixflow.dialects.postgres.hanging import hanging, logged_as_made, put_back, take_off
 from ixflow.dialects.postgres.locks import until_locked
 from ixflow.dialects.postgres.own_parts import (
     OwnParts,
+    Special,
     own_parts,
     put_on,
     release,
+    special,
     take_domains,
 )
 from ixflow.dialects.postgres.views import (
@@ -115,26 +117,24 @@ def _swap_once(
     keeps_options: bool,
 ) -> None:
     places = [place for _, place in moves]
-    oids = {place: regclass(conn, dialect.qualified(place)) for place in [*places, *drops]}
+    oids = _oids(dialect, conn, [*places, *drops])
     refuse_other_kinds(conn, oids)
     existing = [oid for oid in oids.values() if oid is not None]
     views = dependent_views(conn, existing)
     _lock(dialect, conn, views, [place for place, oid in oids.items() if oid is not None])
     refuse_unkeepable(conn, existing, views)
-    for new, place in moves:
-        both = oids[place], regclass(conn, dialect.qualified(new))
-        if both[0] is not None and both[1] is not None:
-            take_domains(conn, old=both[0], new=both[1])
+    made = _oids(dialect, conn, [new for new, place in moves if oids[place] is not None])
+    pairs = [_Pair(new, place, oids[place], made.get(new)) for new, place in moves]
+    facts = special(conn, [pair.old for pair in pairs if pair.old is not None])
+    for pair in pairs:
+        if pair.old is not None and pair.made is not None and facts[pair.old].domains:
+            take_domains(conn, old=pair.old, new=pair.made)
     _refuse_lost_constraints(dialect, conn, moves, oids)
     kept = {place: attachments(conn, oid) for place, oid in oids.items() if oid is not None}
     replaced = [oids[place] for place in places]
     things = hanging(conn, [*filter(None, replaced), *(view.oid for view in views)])
     things = things if keeps_options else logged_as_made(things)
-    own = {
-        place: _own(dialect, conn, new, place, (oids[place], kept[place]), moves=place not in aside)
-        for new, place in moves
-        if place in kept
-    }
+    own = _own(dialect, conn, pairs, kept, facts, aside)
     take_off(conn, things)
     release(conn, list(own.values()))
     there = {place: oid for place, oid in oids.items() if oid is not None and place in aside}
@@ -148,9 +148,17 @@ def _swap_once(
         _move(dialect, conn, new, place)
         if place in kept:
             restore(conn, dialect.qualified(place), kept[place])
+        if place in own:
             put_on(conn, own[place])
     _recreate(conn, views, places)
     put_back(conn, things)
+
+
+def _oids(
+    dialect: PostgresDialect, conn: sa.Connection, tables: Sequence[TableName]
+) -> dict[TableName, int | None]:
+    found = regclasses(conn, [dialect.qualified(table) for table in tables])
+    return dict(zip(tables, found, strict=True))
 
 
 def _recreate(
@@ -169,32 +177,53 @@ def _recreate(
     log.info("made them again in %.1f s, while %s was locked", time.monotonic() - started, over)
 
 
-def _own(
+class _Pair(NamedTuple):
+    """A new table, its place, and the oids of the old and the new one, where they are there."""
+
+    new: TableName
+    place: TableName
+    old: int | None
+    made: int | None
+
+
+def _own(  # noqa: PLR0917 - the pairs, and what is known of them
     dialect: PostgresDialect,
     conn: sa.Connection,
-    new: TableName,
-    place: TableName,
-    old: tuple[int | None, Attachments],
-    *,
-    moves: bool,
-) -> OwnParts:
-    """Read what the old table's columns, indexes and constraints have that the new one's lack."""
-    oid, made = old[0], regclass(conn, dialect.qualified(new))
-    if oid is None or made is None:
-        msg = f"{new} or {place} is not there"
-        raise ReplacementRefused(msg, objects=[str(new), str(place)])
+    pairs: Sequence[_Pair],
+    kept: Mapping[TableName, Attachments],
+    facts: Mapping[int, Special],
+    aside: Mapping[TableName, TableName],
+) -> dict[TableName, OwnParts]:
+    """Read what the old tables' columns, indexes and constraints have that the new ones' lack."""
+    found = {}
+    for new, place, old, made in pairs:
+        if old is not None and made is not None:
+            names, owner = _names(dialect, new, place), kept[place].owner
+            # A table that is put aside keeps its sequences.
+            moves = place not in aside
+            found[place] = own_parts(conn, names, owner, facts[old], old=old, new=made, moves=moves)
+    return found
+
+
+def _names(dialect: PostgresDialect, new: TableName, place: TableName) -> dict[str, str]:
     schema = "" if place.schema is None else f"{dialect.quote(place.schema)}."
-    names = {"place": dialect.qualified(place), "schema": schema, "now": new.name}
-    return own_parts(conn, names, old[1].owner, old=oid, new=made, moves=moves)
+    qualified = dialect.qualified(place)
+    return {"place": qualified, "schema": schema, "now": new.name, "later": place.name}
 
 
 def refuse_other_kinds(conn: sa.Connection, places: Mapping[TableName, int | None]) -> None:
     """Refuse to put a table where a view, a foreign table or anything else of that name is."""
-    query = sa.text("""SELECT CASE relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
+    query = sa.text("""SELECT oid::bigint, CASE relkind WHEN 'v' THEN 'view'
+                       WHEN 'm' THEN 'materialized view'
                        WHEN 'f' THEN 'foreign table' ELSE 'relation that is not a table' END
-                       FROM pg_class WHERE oid = :oid AND relkind NOT IN ('r', 'p')""")
+                       FROM pg_class
+                       WHERE oid = ANY (CAST(:oids AS oid[])) AND relkind NOT IN ('r', 'p')""")
+    oids = [oid for oid in places.values() if oid is not None]
+    kinds: dict[int | None, str] = {}
+    if oids:
+        kinds.update((int(oid), str(kind)) for oid, kind in conn.execute(query, {"oids": oids}))
     for place, oid in places.items():
-        kind = None if oid is None else conn.execute(query, {"oid": oid}).scalar()
+        kind = kinds.get(oid)
         if kind is not None:
             msg = f"{place} is a {kind}, which is not replaced by a table; rename or drop it first"
             raise ReplacementRefused(msg, objects=[str(place)])
@@ -255,7 +284,7 @@ def _drop_old(
             # The new name is one that both schemas have room for, the old one may not be.
             place = TableName(aside[table].name, table.schema)
             if place != table:
-                rename_indexes(conn, dialect.qualified(table), place.name)
+                rename_parts_apart(conn, dialect.qualified(table), place.name)
             _move(dialect, conn, table, place)
             _move(dialect, conn, place, aside[table])
         else:

@@ -16,9 +16,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ixflow.errors import FlowError
-from ixflow.events import Event, emit
+from ixflow.events import Event, TaskFinished, emit
 from ixflow.pipeline.memo import Memo
 from ixflow.pipeline.progress import Ended
+from ixflow.pipeline.result import TaskState
 from ixflow.pipeline.stage import Stage
 from ixflow.pipeline.task import Task
 from ixflow.pipeline.workers.channel import Channel, Closed, Unreadable
@@ -192,6 +193,8 @@ class _Conversation:
             values = {numbers[up]: self._run.value_of(up, node) for up in node.upstream}
             schema = self._execution.transaction.schema
         except Exception as error:  # noqa: BLE001 - so the task cannot run
+            emit(TaskFinished(node.stage.name, node.name, TaskState.FAILED, 0.0))
+            error.add_note(f"in task {node.stage.name}.{node.name}")
             return self._run.progress.fail(node, error)
         return Assignment(numbers[node], values, tuple(self._run.reads_of(node)), schema)
 

@@ -84,9 +84,10 @@ class Failure:
         """Describe an error of this process."""
         notes = tuple(getattr(error, "__notes__", ()))
         cause = error.__cause__
-        if not isinstance(error, IxflowError) or not _can_travel(error):
-            error = TaskError(redact(f"{type(error).__name__}: {error}", *secrets))
-        return cls(error, notes, cause if cause is not None and _can_travel(cause) else None)
+        made: Exception = TaskError(redact(f"{type(error).__name__}: {error}", *secrets))
+        if isinstance(error, IxflowError):
+            made = _alone(error) or made
+        return cls(made, notes, cause if cause is not None and _can_travel(cause) else None)
 
     def arrived(self) -> Exception:
         """Give the error, with what did not travel with it."""
@@ -97,6 +98,15 @@ class Failure:
                 error.add_note(note)
         error.__cause__ = error.__cause__ or self.cause
         return error
+
+
+def _alone(error: IxflowError) -> IxflowError | None:
+    """Copy an error without what hangs on it, which may not be able to travel."""
+    try:
+        made = type(error)(error.message, **error.fields)
+    except TypeError:  # a class of the user's that is made in another way
+        return None
+    return made if _can_travel(made) else None
 
 
 def _can_travel(error: BaseException) -> bool:

@@ -202,22 +202,48 @@ class _Forward(logging.Handler):
         leader.tell("log", {**said, "msg": text, "args": ()})
 
 
-_forward = _Forward()
+class _Forwarding:
+    """Whether records are sent: while a step runs, and not a moment longer."""
+
+    def __init__(self) -> None:
+        self._handler = _Forward()
+        self._steps = 0
+        self._levels: dict[str, int] = {}
+
+    def begin(self, levels: dict[str, int]) -> None:
+        """Send records of the leader's levels."""
+        with _guard:
+            self._steps += 1
+            if self._steps > 1:
+                return
+            logging.getLogger().addHandler(self._handler)
+            for name, level in levels.items():
+                logger = logging.getLogger(name)
+                self._levels[name] = logger.level
+                logger.setLevel(min(logger.getEffectiveLevel(), level))
+
+    def end(self) -> None:
+        """Leave the logging of this process as it was."""
+        with _guard:
+            self._steps -= 1
+            if self._steps:
+                return
+            logging.getLogger().removeHandler(self._handler)
+            for name, level in self._levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+_forwarding = _Forwarding()
 
 
 @contextlib.contextmanager
 def _told(leader: _Asked, payload: Payload) -> Iterator[None]:
     """Send events and log records of this step to the leader."""
-    root = logging.getLogger()
-    with _guard:
-        if _forward not in root.handlers:
-            root.addHandler(_forward)
-            for name, level in payload.levels.items():
-                logger = logging.getLogger(name)
-                logger.setLevel(min(logger.getEffectiveLevel(), level))
+    _forwarding.begin(payload.levels)
     token = _told_to.set(leader)
     try:
         with listen(lambda event: leader.tell("event", event)):
             yield
     finally:
         _told_to.reset(token)
+        _forwarding.end()

@@ -23,6 +23,10 @@ class ArrowFrames(Frames):
         """Say whether it is tabular."""
         return isinstance(obj, (pa.Table, pa.RecordBatch, pa.RecordBatchReader))
 
+    def in_memory(self, obj: Any) -> bool:
+        """Say whether it can be read more than once."""
+        return not isinstance(obj, pa.RecordBatchReader)
+
     def gives(self) -> tuple[type, ...]:
         """Name the types that `read` gives."""
         return (pa.Table,)

@@ -14,7 +14,7 @@ from ixflow.dialects.cast import decoded
 from ixflow.errors import ValidationError
 from ixflow.tables.arrow import as_reader
 from ixflow.tables.load import create_and_load
-from ixflow.values import TableName
+from ixflow.values import Column, TableName
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -41,10 +41,14 @@ class TableSpec:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The number of rows, and the hash of the rows in their order where it was asked and cheap."""
+    """The number of rows, and the hash of the rows in their order where it was asked and cheap.
+
+    ``columns`` are the table's where they are known already.
+    """
 
     rows: int
     fingerprint: str | None = None
+    columns: tuple[Column, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,8 @@ class Frames(ABC):
 
     def in_memory(self, obj: Any) -> bool:
         """Say whether the object has its rows, and gives the same ones as often as it is asked."""
-        return not isinstance(obj, pa.RecordBatchReader)
+        del obj
+        return False
 
     def identity(self, engine: sa.Engine, obj: Any, spec: TableSpec) -> str | None:
         """Give a text that is equal for equal content; None if the object can be read only once.
@@ -127,7 +132,7 @@ def write_arrow(conn: sa.Connection, table: TableName, obj: Any, spec: TableSpec
     digest = hashlib.blake2b(digest_size=16) if spec.fingerprint else None
     if digest is not None:
         reader = _hashed(reader, digest)
-    rows = create_and_load(
+    loaded = create_and_load(
         conn,
         table,
         reader,
@@ -135,7 +140,8 @@ def write_arrow(conn: sa.Connection, table: TableName, obj: Any, spec: TableSpec
         indexes=spec.indexes,
         type_map=spec.type_map,
     )
-    return Written(rows, digest.hexdigest() if digest is not None else None)
+    fingerprint = digest.hexdigest() if digest is not None else None
+    return Written(loaded.rows, fingerprint, loaded.columns)
 
 
 def _hashed(reader: pa.RecordBatchReader, digest: Any) -> pa.RecordBatchReader:

@@ -27,11 +27,6 @@ class SQLAlchemyFrames(Frames):
         """Say whether it is a query."""
         return isinstance(obj, (sa.FromClause, sa.SelectBase, sa.TextClause))
 
-    def in_memory(self, obj: Any) -> bool:
-        """Say no: the rows are in the database."""
-        del obj
-        return False
-
     def gives(self) -> tuple[type, ...]:
         """Name the types that `read` gives."""
         return (sa.Table,)

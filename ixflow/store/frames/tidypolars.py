@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import tidypolars as tp
 
 from ixflow.store.frames.base import Frames, Wanted
 from ixflow.tables.read import read_table
@@ -22,10 +21,13 @@ class TidypolarsFrames(Frames):
 
     def owns(self, obj: Any) -> bool:
         """Say whether it is a tibble."""
-        return isinstance(obj, tp.tibble)
+        return isinstance(obj, self.gives())
 
     def gives(self) -> tuple[type, ...]:
         """Name the types that `read` gives."""
+        # Not for every Python that ixflow is for; who asks has an object or a type of it.
+        import tidypolars as tp
+
         return (tp.tibble,)
 
     def arrow(self, obj: Any) -> pl.DataFrame:
@@ -35,5 +37,7 @@ class TidypolarsFrames(Frames):
 
     def read(self, engine: sa.Engine, table: TableName, wanted: Wanted) -> Any:
         """Read the table."""
+        import tidypolars as tp
+
         del wanted
         return tp.from_polars(pl.DataFrame(read_table(engine, table)))
