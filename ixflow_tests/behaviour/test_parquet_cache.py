@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from decimal import Decimal
+from typing import Any
 
 import pandas as pd
 import polars as pl
@@ -84,7 +85,7 @@ def test_what_is_cached_is_what_the_database_gives_in_every_type(
     config_of, warehouse_engine, reads, type_
 ):
     for flags in ({}, {"store_output": True}):
-        seen = []
+        seen: list[Any] = []
         for _ in range(2):
             flow_of(str(flags), type_=type_, seen=seen).run(config=config_of(**flags))
         assert len(reads) == (0 if flags else 1)
@@ -100,7 +101,7 @@ def test_what_is_cached_is_what_the_database_gives_in_every_type(
 
 
 def test_another_writing_of_the_same_version_is_not_taken_for_it(config_of, reads):
-    seen = []
+    seen: list[Any] = []
     flow_of(rows=pa.table({"x": [1]}), seen=seen).run(config=config_of())
     flow = flow_of(rows=pa.table({"x": [2]}), seen=seen)
     flow.run(config=config_of().evolve(force_task_execution=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -200,7 +201,8 @@ def test_the_store_says_how_many_are_kept_where_the_stage_does_not(warehouse_eng
         flow, stage = shop(version, keep=None)
         flow.run(config=config)
     assert numbers(stage, config) == [3, 2]
-    for wrong in (-1, "2", True):
+    wrongs: list[Any] = [-1, "2", True]
+    for wrong in wrongs:
         with pytest.raises(ValidationError, match="takes a whole number from 0"):
             SQLTableStore(warehouse_engine.url, keep_versions=wrong)
         with pytest.raises(ValidationError, match="takes a whole number from 0"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import functools
 import itertools
 from collections.abc import Iterator
 
@@ -33,6 +34,10 @@ def _table(name: str) -> sa.Table:
         sa.Column("name", sa.VARCHAR),
         sa.Column("amount", sa.NUMERIC(12, 2)),
     )
+
+
+def _given(batches, _high_watermark):
+    return batches
 
 
 def _flat(rows):
@@ -81,7 +86,8 @@ def test_an_upsert_leaves_what_a_dict_would(warehouse_engine):
                 for rows, _ in parts:
                     expected.update(rows)
                 pairs = itertools.chain.from_iterable(_pairs(table, *part) for part in parts)
-                found = ingest(conn, table.metadata, lambda _, p=pairs: [(None, None, p)])
+                batch = [(None, None, pairs)]
+                found = ingest(conn, table.metadata, functools.partial(_given, batch))
                 counts = found.tables[f"app.{table.name}"]
                 there = run(conn, f'SELECT * FROM app."{table.name}"').all()
                 conn.rollback()

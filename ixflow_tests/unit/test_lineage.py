@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
 
@@ -32,7 +34,7 @@ def scalar():
 
 SELF = A.alias("other")
 JOINED = A.join(B, A.c.id == B.c.id)
-QUERIES = {
+QUERIES: dict[str, tuple[Any, list[str | None]]] = {
     "a table": (A, ["a.id", "a.x"]),
     "everything of a table": (sa.select(A), ["a.id", "a.x"]),
     "conditions feed nothing": (sa.select(A.c.x).where(A.c.id > 1).group_by(A.c.x), ["a.x"]),
@@ -84,6 +86,7 @@ QUERIES = {
 def test_the_columns_that_feed_a_query(name):
     query, wanted = QUERIES[name]
     found = column_sources(query)
+    assert found is not None
     shown = [
         None if one is None else " ".join(sorted(f"{s.table}.{s.column}" for s in one))
         for one in found

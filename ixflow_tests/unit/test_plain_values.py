@@ -6,6 +6,7 @@ import datetime as dt
 import decimal
 import functools
 import zoneinfo
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -182,7 +183,8 @@ def test_what_giving_the_rows_raises_is_told_apart_from_loading_them():
     with pytest.raises(KeyError, match="theirs"):
         router.feed(rows(), noticed.append)
     assert [str(error) for error in noticed] == ["'theirs'"]
-    for bad in ([("t", "text")] * 20, ["no pair"]):
+    pairs: list[list[Any]] = [[("t", "text")] * 20, ["no pair"]]
+    for bad in pairs:
         noticed.clear()
         with pytest.raises((ColumnMismatch, ValidationError)):
             router.feed(bad, noticed.append)

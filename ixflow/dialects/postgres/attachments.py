@@ -16,7 +16,7 @@ from ixflow.errors import ReplacementRefused
 if TYPE_CHECKING:
     from ixflow.dialects.postgres.views import DependentView
 
-__all__ = ["Attachments", "attachments", "refuse_unkeepable", "restore"]
+__all__ = ["Attachments", "attachments", "attachments_of", "refuse_unkeepable", "restore"]
 
 _KINDS = {"r": "TABLE", "p": "TABLE", "v": "VIEW", "m": "MATERIALIZED VIEW", "f": "FOREIGN TABLE"}
 
@@ -36,7 +36,7 @@ class Attachments:
 
 # One question, since a chain of a thousand views asks it three thousand times.
 _ATTACHMENTS = sa.text("""
-    SELECT c.relkind::text, quote_ident(o.rolname),
+    SELECT c.oid::bigint, c.relkind::text, quote_ident(o.rolname),
         ARRAY(SELECT ARRAY[x.privilege_type, x.attname, CASE WHEN x.grantee = 0 THEN 'PUBLIC'
                            ELSE quote_ident(r.rolname) END, x.is_grantable::text,
                            quote_ident(g.rolname)]
@@ -54,31 +54,43 @@ _ATTACHMENTS = sa.text("""
               LEFT JOIN pg_attribute a
                 ON a.attrelid = d.objoid AND a.attnum = d.objsubid AND d.objsubid > 0
               WHERE d.objoid = c.oid AND d.classoid = 'pg_class'::regclass)
-    FROM pg_class c JOIN pg_roles o ON o.oid = c.relowner WHERE c.oid = :oid
+    FROM pg_class c JOIN pg_roles o ON o.oid = c.relowner WHERE c.oid = ANY (CAST(:oids AS oid[]))
 """)
 
 
 def attachments(conn: sa.Connection, oid: int) -> Attachments:
     """Note owner, grants and comments of a table or view."""
-    kind, owner, granted, described = conn.execute(_ATTACHMENTS, {"oid": oid}).one()
-    grants = [
-        Grant(privilege, column, grantee, grantable == "true", grantor)
-        for privilege, column, grantee, grantable, grantor in granted
-    ]
-    return Attachments(
-        kind=_KINDS[kind],
-        owner=owner,
-        grants=tuple(grants),
-        comments=tuple((column or None, text) for column, text in described),
-    )
+    return attachments_of(conn, [oid])[oid]
 
 
-def restore(conn: sa.Connection, qualified: str, kept: Attachments) -> None:
+def attachments_of(conn: sa.Connection, oids: Sequence[int]) -> dict[int, Attachments]:
+    """Note owner, grants and comments of several tables or views, by oid."""
+    if not oids:
+        return {}
+    return {
+        oid: Attachments(
+            kind=_KINDS[kind],
+            owner=owner,
+            grants=tuple(
+                Grant(privilege, column, grantee, grantable == "true", grantor)
+                for privilege, column, grantee, grantable, grantor in granted
+            ),
+            comments=tuple((column or None, text) for column, text in described),
+        )
+        for oid, kind, owner, granted, described in conn.execute(_ATTACHMENTS, {"oids": list(oids)})
+    }
+
+
+def restore(
+    conn: sa.Connection, qualified: str, kept: Attachments, present: Attachments | None = None
+) -> None:
     """Give a new table or view the owner, grants and comments that were noted.
 
     A comment that the new object already has stays; grants and comments of columns that are no
-    longer there go.
+    longer there go. ``present`` is what it has, where that is known.
     """
+    if kept == present:
+        return
     query = sa.text("SELECT to_regclass(:name)::oid::bigint")
     oid = conn.execute(query, {"name": qualified}).scalar_one()
     present = attachments(conn, oid)

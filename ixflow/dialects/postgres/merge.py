@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -33,12 +33,12 @@ _PLAIN = sa.text("""
     FROM pg_class c WHERE c.oid = to_regclass(:name)
 """)
 
-# A key of which two that are not the same bytes are equal.
+# Columns of a key of which two values that are not the same bytes are equal.
 _LOOSE_KEY = sa.text("""
-    SELECT EXISTS (
-        SELECT FROM pg_index i JOIN pg_collation c ON c.oid = ANY (i.indcollation::oid[])
-        WHERE i.indrelid = to_regclass(:name) AND i.indisprimary AND NOT c.collisdeterministic
-    )
+    SELECT a.attname, format('%I.%I', n.nspname, c.collname)
+    FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+    JOIN pg_collation c ON c.oid = a.attcollation JOIN pg_namespace n ON n.oid = c.collnamespace
+    WHERE i.indrelid = to_regclass(:name) AND i.indisprimary AND NOT c.collisdeterministic
 """)
 
 
@@ -70,7 +70,8 @@ def merge(  # noqa: PLR0917 - the arguments of Dialect.merge
         if state_of(error) != _TWICE:
             waiting = [c for c in columns if not is_copied(c)]
             raise blamed(dialect, conn, source, waiting, target, error) from error
-        distinct = _statement(dialect, source, target, columns, key, by_key=keyed, distinct=True)
+        loose = _loose(conn, dialect.qualified(target))
+        distinct = _statement(dialect, source, target, columns, key, by_key=keyed, distinct=loose)
         inserted, updated = run(conn, distinct).one()
     return MergeCounts(inserted, updated, total - inserted - updated)
 
@@ -105,6 +106,11 @@ def _add_to_empty(
         return None
 
 
+def _loose(conn: sa.Connection, place: str) -> dict[str, str]:
+    found = conn.execute(_LOOSE_KEY, {"name": place})
+    return {str(name): str(collation) for name, collation in found}
+
+
 def _has_rows(conn: sa.Connection, place: str) -> bool:
     return bool(run(conn, f"SELECT EXISTS (SELECT FROM {place})").scalar_one())
 
@@ -133,7 +139,7 @@ def _differing(  # noqa: PLR0917 - the arguments of Dialect.merge
     """
     if not all(is_copied(column) for column in columns if column.name in key):
         return ""
-    if conn.execute(_LOOSE_KEY, {"name": dialect.qualified(target)}).scalar_one():
+    if _loose(conn, dialect.qualified(target)):
         return ""
     quote = dialect.quote
     value = _values(dialect, columns, "s.")
@@ -181,7 +187,7 @@ def _statement(
     key: Sequence[str],
     *,
     by_key: bool,
-    distinct: bool = False,
+    distinct: Mapping[str, str] | None = None,
     where: str = "",
 ) -> str:
     quote = dialect.quote
@@ -190,10 +196,13 @@ def _statement(
     value = _values(dialect, columns)
     values = ", ".join(value.values())
     rows = f"SELECT {values} FROM {dialect.qualified(source)}{where}"
-    if distinct:
+    if distinct is not None:
         # The last loaded row of a key wins. The source was made in this transaction and filled by
         # COPY alone, which appends: so ctid is the order of loading.
-        same = ", ".join(value[name] for name in key)
+        same = ", ".join(
+            f"{value[name]} COLLATE {distinct[name]}" if name in distinct else value[name]
+            for name in key
+        )
         rows = (
             f"SELECT DISTINCT ON ({same}) {values} FROM {dialect.qualified(source)} "
             f"ORDER BY {same}, ctid DESC"

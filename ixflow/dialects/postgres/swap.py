@@ -20,7 +20,7 @@ from ixflow.dialects.base import NOTHING_ASIDE, run
 from ixflow.dialects.postgres.aside import rename_parts_apart, set_free
 from ixflow.dialects.postgres.attachments import (
     Attachments,
-    attachments,
+    attachments_of,
     refuse_unkeepable,
     restore,
 )
@@ -129,8 +129,9 @@ def _swap_once(
     for pair in pairs:
         if pair.old is not None and pair.made is not None and facts[pair.old].domains:
             take_domains(conn, old=pair.old, new=pair.made)
-    _refuse_lost_constraints(dialect, conn, moves, oids)
-    kept = {place: attachments(conn, oid) for place, oid in oids.items() if oid is not None}
+    _refuse_lost_constraints(conn, pairs)
+    known = attachments_of(conn, existing)
+    kept = {place: known[oid] for place, oid in oids.items() if oid is not None}
     replaced = [oids[place] for place in places]
     things = hanging(conn, [*filter(None, replaced), *(view.oid for view in views)])
     things = things if keeps_options else logged_as_made(things)
@@ -144,12 +145,14 @@ def _swap_once(
         [there[place] for place in drops if place in there],
     )
     _drop_old(dialect, conn, views, kept, aside)
-    for new, place in moves:
-        _move(dialect, conn, new, place)
-        if place in kept:
-            restore(conn, dialect.qualified(place), kept[place])
-        if place in own:
-            put_on(conn, own[place])
+    _run_all(conn, [one for new, place in moves for one in _moving(dialect, new, place)])
+    present = attachments_of(conn, [pair.made for pair in pairs if pair.made is not None])
+    for pair in pairs:
+        if pair.place in kept and pair.made is not None:
+            at = dialect.qualified(pair.place)
+            restore(conn, at, kept[pair.place], present[pair.made])
+        if pair.place in own:
+            put_on(conn, own[pair.place])
     _recreate(conn, views, places)
     put_back(conn, things)
 
@@ -230,30 +233,31 @@ def refuse_other_kinds(conn: sa.Connection, places: Mapping[TableName, int | Non
 
 
 _LOST_CONSTRAINTS = sa.text("""
-    SELECT format('%I: %s', k.conname, pg_get_constraintdef(k.oid)) FROM pg_constraint k
-    WHERE k.conrelid = :old AND k.contype IN ('c', 'f', 'x') AND NOT EXISTS (
-        SELECT 1 FROM pg_constraint n WHERE n.conrelid = :new
+    SELECT p.old::bigint, format('%I: %s', k.conname, pg_get_constraintdef(k.oid))
+    FROM unnest(CAST(:old AS oid[]), CAST(:new AS oid[])) p (old, new)
+    JOIN pg_constraint k ON k.conrelid = p.old
+    WHERE k.contype IN ('c', 'f', 'x') AND NOT EXISTS (
+        SELECT 1 FROM pg_constraint n WHERE n.conrelid = p.new
         AND pg_get_constraintdef(n.oid) = pg_get_constraintdef(k.oid))
+    ORDER BY 1, 2
 """)
 
 
-def _refuse_lost_constraints(
-    dialect: PostgresDialect,
-    conn: sa.Connection,
-    moves: Sequence[tuple[TableName, TableName]],
-    oids: Mapping[TableName, int | None],
-) -> None:
+def _refuse_lost_constraints(conn: sa.Connection, pairs: Sequence[_Pair]) -> None:
     """Refuse to lose checks, exclusions and foreign keys that the new table does not have."""
-    for new, place in moves:
-        oid = oids[place]
-        if oid is None:
-            continue
-        both = {"old": oid, "new": regclass(conn, dialect.qualified(new))}
-        found = sorted(conn.execute(_LOST_CONSTRAINTS, both).scalars())
-        if found:
-            lost = "; ".join(found)
-            msg = f"{place} is not replaced, because it would lose {lost}; drop these first"
-            raise ReplacementRefused(msg, objects=found)
+    both = {pair.old: pair for pair in pairs if pair.old is not None}
+    if not both:
+        return
+    given = {"old": list(both), "new": [pair.made for pair in both.values()]}
+    lost: dict[int, list[str]] = {}
+    for oid, constraint in conn.execute(_LOST_CONSTRAINTS, given):
+        lost.setdefault(oid, []).append(constraint)
+    for oid, found in lost.items():
+        msg = (
+            f"{both[oid].place} is not replaced, because it would lose {'; '.join(found)}; "
+            f"drop these first"
+        )
+        raise ReplacementRefused(msg, objects=found)
 
 
 def _lock(
@@ -266,8 +270,8 @@ def _lock(
     # Materialized views cannot be named in LOCK TABLE; their DROP takes the same lock.
     names = [view.qualified for view in reversed(views) if not view.materialized]
     names += [dialect.qualified(table) for table in tables]
-    for name in names:
-        run(conn, f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE")
+    if names:
+        run(conn, f"LOCK TABLE {', '.join(names)} IN ACCESS EXCLUSIVE MODE")
 
 
 def _drop_old(
@@ -279,21 +283,34 @@ def _drop_old(
 ) -> None:
     for view in reversed(views):
         run(conn, f"DROP {view.kind} {view.qualified}")
+    gone: dict[str, list[str]] = {}
     for table, old in kept.items():
         if table in aside:
             # The new name is one that both schemas have room for, the old one may not be.
             place = TableName(aside[table].name, table.schema)
             if place != table:
                 rename_parts_apart(conn, dialect.qualified(table), place.name)
-            _move(dialect, conn, table, place)
-            _move(dialect, conn, place, aside[table])
+            _run_all(conn, _moving(dialect, table, place))
+            _run_all(conn, _moving(dialect, place, aside[table]))
         else:
-            run(conn, f"DROP {old.kind} {dialect.qualified(table)}")
+            gone.setdefault(old.kind, []).append(dialect.qualified(table))
+    _run_all(conn, [f"DROP {kind} {', '.join(names)}" for kind, names in gone.items()])
 
 
-def _move(dialect: PostgresDialect, conn: sa.Connection, new: TableName, place: TableName) -> None:
+def _moving(dialect: PostgresDialect, new: TableName, place: TableName) -> list[str]:
+    """Write what moves a table to its place."""
+    statements = []
     if new.schema != place.schema and place.schema is not None:
-        run(conn, f"ALTER TABLE {dialect.qualified(new)} SET SCHEMA {dialect.quote(place.schema)}")
+        schema = dialect.quote(place.schema)
+        statements.append(f"ALTER TABLE {dialect.qualified(new)} SET SCHEMA {schema}")
         new = TableName(new.name, place.schema)
     if new.name != place.name:
-        run(conn, f"ALTER TABLE {dialect.qualified(new)} RENAME TO {dialect.quote(place.name)}")
+        name = dialect.quote(place.name)
+        statements.append(f"ALTER TABLE {dialect.qualified(new)} RENAME TO {name}")
+    return statements
+
+
+def _run_all(conn: sa.Connection, statements: Sequence[str]) -> None:
+    """Send statements together: a hundred of them take one round trip."""
+    if statements:
+        run(conn, "; ".join(statements))
