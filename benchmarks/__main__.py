@@ -30,6 +30,7 @@ CASES = (
     "ingest_flat",
     "flow_frames",
     "flow_tasks",
+    "flow_commit",
     "mysql",
 )
 _ROWS = 1_000_000

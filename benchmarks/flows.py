@@ -174,6 +174,37 @@ def _beside(who: _Library, rows: int) -> Callable[[], int]:
     return work
 
 
+def _commit(who: _Library, count: int) -> Callable[[], int]:
+    """Publish so many tables in the place of others."""
+    import pyarrow as pa
+
+    own = importlib.import_module("ixflow.store")
+    store = stack.enter_context(who.config).table_store
+    stack.enter_context(store.held_open())
+
+    def written(generation: int) -> tuple[Any, list[Any]]:
+        transaction = own.StageTransaction(store, "many", f"run {generation}")
+        transaction.begin()
+        results = []
+        for n in range(count):
+            key, name = f"{generation} {n}", f"t{n}"
+            result = own.StoredResult(name, name, key, f'"{key}"', (name,))
+            write = own.TableWrite(pa.table({"a": [generation]}), own.TableSpec(name))
+            transaction.write(result, [write])
+            results.append(result)
+        return transaction, results
+
+    first, results = written(1)
+    first.commit(results, full=True)
+    second, results = written(2)
+
+    def work() -> int:
+        assert len(second.commit(results, full=True).published) == count
+        return count
+
+    return work
+
+
 def _adbc(work: str, kind: str, rows: int, store: str) -> Callable[[], int]:
     """Write or read a table with nothing around it."""
     module = importlib.import_module("adbc_driver_postgresql.dbapi")
@@ -223,6 +254,9 @@ def _duckdb(work: str, kind: str, rows: int, store: str) -> Callable[[], int]:
     return write if work == "write" else read
 
 
+stack = contextlib.ExitStack()
+"""Is closed when all is done and measured."""
+
 _PLAIN = {"adbc": _adbc, "duckdb": _duckdb}
 _MODULES = {"ixflow": "ixflow", "pipedag": "pydiverse.pipedag"}
 
@@ -238,12 +272,14 @@ def _chosen(who: str, work: str, rows: int, store: str) -> Callable[[], int]:
         return _read(library, kind, rows)
     if what == "beside":
         return _beside(library, rows)
+    if what == "commit":
+        return _commit(library, int(kind))
     return _many(library, kind, TASKS if what == "tasks" else 1)
 
 
 if __name__ == "__main__":
     _, name, chosen, count, place = sys.argv
-    with contextlib.ExitStack() as stack:
+    with stack:
         if place == "duckdb":
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="ixflow-bench-"))
             place = str(Path(directory) / "bench.duckdb")
