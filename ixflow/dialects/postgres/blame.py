@@ -14,7 +14,7 @@ from ixflow.errors import ValueDoesNotFit
 from ixflow.values import Column, TableName
 
 if TYPE_CHECKING:
-    from ixflow.dialects.postgres.dialect import PostgresDialect
+    from ixflow.dialects.base import Dialect
 
 __all__ = ["blamed", "refuse_rounded"]
 
@@ -26,7 +26,7 @@ _ROUNDED = ("numeric", "interval", "timestamp", "time")
 
 
 def refuse_rounded(
-    dialect: PostgresDialect,
+    dialect: Dialect,
     conn: sa.Connection,
     source: TableName,
     waiting: Sequence[Column],
@@ -52,7 +52,7 @@ def refuse_rounded(
 
 
 def blamed(  # noqa: PLR0917 - the table, and what was done with it
-    dialect: PostgresDialect,
+    dialect: Dialect,
     conn: sa.Connection,
     source: TableName,
     waiting: Sequence[Column],
@@ -76,12 +76,12 @@ def blamed(  # noqa: PLR0917 - the table, and what was done with it
 
 
 def _first(  # noqa: PLR0917 - a column, and how to tell
-    dialect: PostgresDialect,
+    dialect: Dialect,
     conn: sa.Connection,
     source: TableName,
     column: Column,
     rows: int,
-    bad: Callable[[PostgresDialect, sa.Connection, TableName, Column, int, int], bool],
+    bad: Callable[[Dialect, sa.Connection, TableName, Column, int, int], bool],
 ) -> int:
     """Find the first bad row by halving."""
     low, high = 0, rows
@@ -95,7 +95,7 @@ def _first(  # noqa: PLR0917 - a column, and how to tell
 
 
 def _misfit(  # noqa: PLR0917 - a value, where it waits and where it should go
-    dialect: PostgresDialect,
+    dialect: Dialect,
     conn: sa.Connection,
     source: TableName,
     column: Column,
@@ -112,9 +112,7 @@ def _misfit(  # noqa: PLR0917 - a value, where it waits and where it should go
     return ValueDoesNotFit(msg, table=str(table), column=column.name, row=row, value=value)
 
 
-def _slice(
-    dialect: PostgresDialect, source: TableName, column: Column, first: int, rows: int
-) -> str:
+def _slice(dialect: Dialect, source: TableName, column: Column, first: int, rows: int) -> str:
     """Select a text of the rows in the order of loading."""
     return (
         f"SELECT {dialect.quote(column.name)} AS v FROM {dialect.qualified(source)} "
@@ -123,7 +121,7 @@ def _slice(
 
 
 def _fails(  # noqa: PLR0917 - a slice of a column
-    dialect: PostgresDialect,
+    dialect: Dialect,
     conn: sa.Connection,
     source: TableName,
     column: Column,
@@ -145,7 +143,7 @@ def _fails(  # noqa: PLR0917 - a slice of a column
 
 
 def _rounds(  # noqa: PLR0917 - a slice of a column
-    dialect: PostgresDialect,
+    dialect: Dialect,
     conn: sa.Connection,
     source: TableName,
     column: Column,

@@ -21,13 +21,13 @@ from ixflow.values import Column, TableName
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ixflow.dialects.postgres.dialect import PostgresDialect
+    from ixflow.dialects.base import Dialect
 
 __all__ = ["is_copied", "load"]
 
 
 def load(
-    dialect: PostgresDialect,
+    dialect: Dialect,
     conn: sa.Connection,
     table: TableName,
     columns: Sequence[Column],
@@ -75,7 +75,7 @@ def _copy(
     qualified: str,
     columns: Sequence[Column],
     reader: pa.RecordBatchReader,
-    dialect: PostgresDialect,
+    dialect: Dialect,
 ) -> int:
     names = dialect.column_list(c.name for c in columns)
     statement = f"COPY {qualified} ({names}) FROM STDIN (FORMAT binary)"

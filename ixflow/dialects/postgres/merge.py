@@ -16,7 +16,7 @@ from ixflow.dialects.postgres.types import assigned_type, base_type
 from ixflow.values import Column, TableName
 
 if TYPE_CHECKING:
-    from ixflow.dialects.postgres.dialect import PostgresDialect
+    from ixflow.dialects.base import Dialect
 
 __all__ = ["merge", "takes_first_rows"]
 
@@ -43,7 +43,7 @@ _LOOSE_KEY = sa.text("""
 
 
 def merge(  # noqa: PLR0917 - the arguments of Dialect.merge
-    dialect: PostgresDialect,
+    dialect: Dialect,
     conn: sa.Connection,
     source: TableName,
     target: TableName,
@@ -77,7 +77,7 @@ def merge(  # noqa: PLR0917 - the arguments of Dialect.merge
 
 
 def _add_to_empty(
-    dialect: PostgresDialect,
+    dialect: Dialect,
     conn: sa.Connection,
     source: TableName,
     target: TableName,
@@ -122,7 +122,7 @@ def takes_first_rows(conn: sa.Connection, place: str) -> bool:
 
 
 def _differing(  # noqa: PLR0917 - the arguments of Dialect.merge
-    dialect: PostgresDialect,
+    dialect: Dialect,
     conn: sa.Connection,
     source: TableName,
     target: TableName,
@@ -168,9 +168,7 @@ def _bare(expression: str, column: Column) -> str:
     return f'{expression} COLLATE "C"' if _is_text(column) else expression
 
 
-def _values(
-    dialect: PostgresDialect, columns: Sequence[Column], prefix: str = ""
-) -> dict[str, str]:
+def _values(dialect: Dialect, columns: Sequence[Column], prefix: str = "") -> dict[str, str]:
     """Read the columns of the source, in which types that COPY cannot write wait as text."""
     return {
         c.name: f"{prefix}{dialect.quote(c.name)}"
@@ -180,7 +178,7 @@ def _values(
 
 
 def _statement(
-    dialect: PostgresDialect,
+    dialect: Dialect,
     source: TableName,
     target: TableName,
     columns: Sequence[Column],

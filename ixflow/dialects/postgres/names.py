@@ -17,7 +17,7 @@ from ixflow.dialects.postgres.catalog import regclass
 from ixflow.values import TableName
 
 if TYPE_CHECKING:
-    from ixflow.dialects.postgres.dialect import PostgresDialect
+    from ixflow.dialects.base import Dialect
 
 __all__ = ["fitted", "name_key", "name_parts"]
 
@@ -47,9 +47,7 @@ _PARTS = sa.text("""
 """)
 
 
-def name_parts(
-    dialect: PostgresDialect, conn: sa.Connection, table: TableName, prefix: str
-) -> None:
+def name_parts(dialect: Dialect, conn: sa.Connection, table: TableName, prefix: str) -> None:
     """Rename what begins like the temporary table's name, which PostgreSQL may have shortened."""
     quote, qualified = dialect.quote, dialect.qualified(table)
     found = conn.execute(_PARTS, {"name": qualified, "prefix": prefix}).all()
@@ -69,7 +67,7 @@ _KEY = sa.text("""
 """)
 
 
-def name_key(dialect: PostgresDialect, conn: sa.Connection, table: TableName, wanted: str) -> None:
+def name_key(dialect: Dialect, conn: sa.Connection, table: TableName, wanted: str) -> None:
     """Give the primary key its declared name, where no other relation has it."""
     found = conn.execute(_KEY, {"name": dialect.qualified(table)}).first()
     if found is None or found[0] == wanted:

@@ -14,7 +14,7 @@ from ixflow.dialects.postgres.views import dependent_views, recreate
 from ixflow.values import TableName
 
 if TYPE_CHECKING:
-    from ixflow.dialects.postgres.dialect import PostgresDialect
+    from ixflow.dialects.base import Dialect
 
 __all__ = [
     "attach",
@@ -78,7 +78,7 @@ def view_source(conn: sa.Connection, qualified: str) -> TableName | None:
 
 
 def content_hash(
-    conn: sa.Connection, dialect: PostgresDialect, table: TableName, columns: Sequence[str]
+    conn: sa.Connection, dialect: Dialect, table: TableName, columns: Sequence[str]
 ) -> tuple[str, int]:
     """Hash the rows of a table on the server, whatever their order; give the hash and their number.
 
@@ -102,7 +102,7 @@ def content_hash(
 
 
 def copy_grants(
-    conn: sa.Connection, dialect: PostgresDialect, source: TableName, target: TableName
+    conn: sa.Connection, dialect: Dialect, source: TableName, target: TableName
 ) -> None:
     """Give a table the SELECT grants of another relation, besides those it has."""
     oid = catalog.regclass(conn, dialect.qualified(source))
@@ -117,7 +117,7 @@ def copy_grants(
 
 def attach(
     conn: sa.Connection,
-    dialect: PostgresDialect,
+    dialect: Dialect,
     root: TableName,
     partition: TableName,
     *,
@@ -148,7 +148,7 @@ def attach(
 
 def point_view(
     conn: sa.Connection,
-    dialect: PostgresDialect,
+    dialect: Dialect,
     view: TableName,
     table: TableName,
     columns: Sequence[str],

@@ -47,13 +47,13 @@ from ixflow.errors import ReplacementRefused
 from ixflow.values import TableName
 
 if TYPE_CHECKING:
-    from ixflow.dialects.postgres.dialect import PostgresDialect
+    from ixflow.dialects.base import Dialect
 
 __all__ = ["lock_writers", "swap"]
 
 
 def swap(
-    dialect: PostgresDialect,
+    dialect: Dialect,
     conn: sa.Connection,
     moves: Sequence[tuple[TableName, TableName]],
     *,
@@ -77,7 +77,7 @@ def swap(
 
 
 def lock_writers(
-    dialect: PostgresDialect,
+    dialect: Dialect,
     conn: sa.Connection,
     table: TableName,
     *,
@@ -108,7 +108,7 @@ def _refuse_hidden_rows(conn: sa.Connection, table: TableName, oid: int | None) 
 
 
 def _swap_once(
-    dialect: PostgresDialect,
+    dialect: Dialect,
     conn: sa.Connection,
     moves: Sequence[tuple[TableName, TableName]],
     drops: Sequence[TableName],
@@ -158,7 +158,7 @@ def _swap_once(
 
 
 def _oids(
-    dialect: PostgresDialect, conn: sa.Connection, tables: Sequence[TableName]
+    dialect: Dialect, conn: sa.Connection, tables: Sequence[TableName]
 ) -> dict[TableName, int | None]:
     found = regclasses(conn, [dialect.qualified(table) for table in tables])
     return dict(zip(tables, found, strict=True))
@@ -190,7 +190,7 @@ class _Pair(NamedTuple):
 
 
 def _own(  # noqa: PLR0917 - the pairs, and what is known of them
-    dialect: PostgresDialect,
+    dialect: Dialect,
     conn: sa.Connection,
     pairs: Sequence[_Pair],
     kept: Mapping[TableName, Attachments],
@@ -208,7 +208,7 @@ def _own(  # noqa: PLR0917 - the pairs, and what is known of them
     return found
 
 
-def _names(dialect: PostgresDialect, new: TableName, place: TableName) -> dict[str, str]:
+def _names(dialect: Dialect, new: TableName, place: TableName) -> dict[str, str]:
     schema = "" if place.schema is None else f"{dialect.quote(place.schema)}."
     qualified = dialect.qualified(place)
     return {"place": qualified, "schema": schema, "now": new.name, "later": place.name}
@@ -261,7 +261,7 @@ def _refuse_lost_constraints(conn: sa.Connection, pairs: Sequence[_Pair]) -> Non
 
 
 def _lock(
-    dialect: PostgresDialect,
+    dialect: Dialect,
     conn: sa.Connection,
     views: Sequence[DependentView],
     tables: Sequence[TableName],
@@ -275,7 +275,7 @@ def _lock(
 
 
 def _drop_old(
-    dialect: PostgresDialect,
+    dialect: Dialect,
     conn: sa.Connection,
     views: Sequence[DependentView],
     kept: Mapping[TableName, Attachments],
@@ -297,7 +297,7 @@ def _drop_old(
     _run_all(conn, [f"DROP {kind} {', '.join(names)}" for kind, names in gone.items()])
 
 
-def _moving(dialect: PostgresDialect, new: TableName, place: TableName) -> list[str]:
+def _moving(dialect: Dialect, new: TableName, place: TableName) -> list[str]:
     """Write what moves a table to its place."""
     statements = []
     if new.schema != place.schema and place.schema is not None:
