@@ -33,12 +33,11 @@ _PLAIN = sa.text("""
     FROM pg_class c WHERE c.oid = to_regclass(:name)
 """)
 
-# Columns of a key of which two values that are not the same bytes are equal.
-_LOOSE_KEY = sa.text("""
-    SELECT a.attname, format('%I.%I', n.nspname, c.collname)
+_KEY_COLLATIONS = sa.text("""
+    SELECT a.attname, format('%I.%I', n.nspname, c.collname), c.collisdeterministic
     FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
     JOIN pg_collation c ON c.oid = a.attcollation JOIN pg_namespace n ON n.oid = c.collnamespace
-    WHERE i.indrelid = to_regclass(:name) AND i.indisprimary AND NOT c.collisdeterministic
+    WHERE i.indrelid = to_regclass(:name) AND i.indisprimary
 """)
 
 
@@ -70,8 +69,8 @@ def merge(  # noqa: PLR0917 - the arguments of Dialect.merge
         if state_of(error) != _TWICE:
             waiting = [c for c in columns if not is_copied(c)]
             raise blamed(dialect, conn, source, waiting, target, error) from error
-        loose = _loose(conn, dialect.qualified(target))
-        distinct = _statement(dialect, source, target, columns, key, by_key=keyed, distinct=loose)
+        of_key = _collations(conn, dialect.qualified(target))
+        distinct = _statement(dialect, source, target, columns, key, by_key=keyed, distinct=of_key)
         inserted, updated = run(conn, distinct).one()
     return MergeCounts(inserted, updated, total - inserted - updated)
 
@@ -106,9 +105,10 @@ def _add_to_empty(
         return None
 
 
-def _loose(conn: sa.Connection, place: str) -> dict[str, str]:
-    found = conn.execute(_LOOSE_KEY, {"name": place})
-    return {str(name): str(collation) for name, collation in found}
+def _collations(conn: sa.Connection, place: str) -> dict[str, tuple[str, bool]]:
+    """Give the collation of each text of a key, and whether it tells all that differ apart."""
+    found = conn.execute(_KEY_COLLATIONS, {"name": place})
+    return {str(name): (str(collation), bool(strict)) for name, collation, strict in found}
 
 
 def _has_rows(conn: sa.Connection, place: str) -> bool:
@@ -137,16 +137,23 @@ def _differing(  # noqa: PLR0917 - the arguments of Dialect.merge
 
     All rows of a key that has one that differs are kept, since the last of them wins.
     """
-    if not all(is_copied(column) for column in columns if column.name in key):
+    keys = [column for column in columns if column.name in key]
+    # Blanks behind a character(n) count for nothing, which its index alone knows.
+    if not all(is_copied(c) and base_type(c.sql_type) != "character" for c in keys):
         return ""
-    if _loose(conn, dialect.qualified(target)):
+    collations = _collations(conn, dialect.qualified(target))
+    if not all(strict for _, strict in collations.values()):
         return ""
     quote = dialect.quote
     value = _values(dialect, columns, "s.")
-    by_name = {column.name: column for column in columns}
-    same = " AND ".join(
-        f"{_bare(f't.{quote(k)}', by_name[k])} = {_bare(f's.{quote(k)}', by_name[k])}" for k in key
-    )
+    # In the collation of the key, so that its index can be used.
+    mine = {
+        name: f"s.{quote(name)} COLLATE {collations[name][0]}"
+        if name in collations
+        else f"s.{quote(name)}"
+        for name in key
+    }
+    same = " AND ".join(f"t.{quote(name)} = {mine[name]}" for name in key)
     others = [c for c in columns if c.name not in key]
     old = ", ".join(_comparable(f"t.{quote(c.name)}", c) for c in others)
     new = ", ".join(_comparable(value[c.name], c) for c in others)
@@ -161,11 +168,6 @@ def _differing(  # noqa: PLR0917 - the arguments of Dialect.merge
     names = ", ".join(f"s.{quote(k)}" for k in key)
     found = f"SELECT {names} FROM {dialect.qualified(source)} {joined} WHERE {differs}"
     return f" WHERE ({dialect.column_list(key)}) IN ({found})"
-
-
-def _bare(expression: str, column: Column) -> str:
-    """Let texts be compared as bytes: equal is the same in all collations that are not loose."""
-    return f'{expression} COLLATE "C"' if _is_text(column) else expression
 
 
 def _values(dialect: Dialect, columns: Sequence[Column], prefix: str = "") -> dict[str, str]:
@@ -185,7 +187,7 @@ def _statement(
     key: Sequence[str],
     *,
     by_key: bool,
-    distinct: Mapping[str, str] | None = None,
+    distinct: Mapping[str, tuple[str, bool]] | None = None,
     where: str = "",
 ) -> str:
     quote = dialect.quote
@@ -198,7 +200,7 @@ def _statement(
         # The last loaded row of a key wins. The source was made in this transaction and filled by
         # COPY alone, which appends: so ctid is the order of loading.
         same = ", ".join(
-            f"{value[name]} COLLATE {distinct[name]}" if name in distinct else value[name]
+            f"{value[name]} COLLATE {distinct[name][0]}" if name in distinct else value[name]
             for name in key
         )
         rows = (
