@@ -31,6 +31,9 @@ __all__ = [
 ]
 
 
+_CAST_ROWS = 64_000
+
+
 def conform(
     reader: pa.RecordBatchReader,
     columns: Sequence[Column],
@@ -68,7 +71,7 @@ def conform(
 
     def batches() -> Iterator[pa.RecordBatch]:
         first_row = 0
-        for batch in reader:
+        for batch in _sliced(reader):
             arrays = [
                 cast(batch.column(place), column, table=table, first_row=first_row)
                 for place, column, cast in zip(places, chosen, casts, strict=True)
@@ -79,6 +82,13 @@ def conform(
             first_row += batch.num_rows
 
     return chosen, pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def _sliced(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    """Cut batches that are a whole frame: what a cast makes of one is in memory beside it."""
+    for batch in reader:
+        for start in range(0, batch.num_rows, _CAST_ROWS):
+            yield batch.slice(start, _CAST_ROWS)
 
 
 def _check_names(given: Sequence[str], columns: Sequence[Column], table: str) -> None:
