@@ -77,13 +77,17 @@ class BatchIngested(Event):
 
 @dataclass(frozen=True, slots=True)
 class TaskFinished(Event):
-    """A task of a flow has ended: state is ``completed``, ``cache valid`` or ``failed``."""
+    """A task of a flow has ended: state is ``completed``, ``cache valid`` or ``failed``.
+
+    ``reason`` says why it ran, if it did.
+    """
 
     stage: str
     task: str
     state: str
     seconds: float
     rows: int | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

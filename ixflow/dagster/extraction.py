@@ -1,22 +1,25 @@
 """Extractions as assets: the planner as a resource, a table's Parquet files as an asset."""
 
 import dataclasses
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
+from ixflow.dagster.extraction_events import ExtractionEvents, Published
+from ixflow.dagster.extraction_run import INTENT, intents_of, published_before, published_tables
 from ixflow.dagster.failures import failures
-from ixflow.dagster.metadata import asset_key, file_metadata, table_uri, word
+from ixflow.dagster.held import held
+from ixflow.dagster.metadata import asset_key, table_uri, word
+from ixflow.dagster.plan_checks import PlanCheck
+from ixflow.dagster.runtime_config import RuntimeConfig
 from ixflow.errors import ValidationError
-from ixflow.extraction.api import ExecutionResult, execute, plan
+from ixflow.extraction.api import execute, plan
 from ixflow.extraction.context import RuntimeContext
 from ixflow.extraction.explain import Explanation
 from ixflow.extraction.intent import ExtractionIntent
-from ixflow.extraction.manifest import Manifest
 from ixflow.extraction.output import published_uri
 from ixflow.extraction.plan import PlanResult
 from ixflow.values import TableName
@@ -25,6 +28,9 @@ __all__ = [
     "PlannerResource",
     "RuntimeConfig",
     "extraction_asset",
+    "extraction_key",
+    "extraction_spec",
+    "pool_of",
     "resolved",
     "source_asset",
     "source_key",
@@ -32,46 +38,6 @@ __all__ = [
 
 
 _DEFAULT_OUTPUT = "./output"
-
-
-class RuntimeConfig(dg.Config):
-    """What the Launchpad offers for an extraction; see `ixflow.RuntimeContext`."""
-
-    max_workers: int | None = Field(default=None, description="most connections to the source")
-    min_workers: int | None = Field(default=None, description="fewest connections to the source")
-    source_load: str | None = Field(default=None, description="low, normal or high")
-    network_quality: str | None = Field(default=None, description="good, normal or degraded")
-    priority: str | None = Field(default=None, description="low, normal or high")
-    target_duration_seconds: float | None = Field(
-        default=None, description="a longer estimate is a warning"
-    )
-    maintenance_window_minutes: float | None = Field(
-        default=None, description="a longer estimate is NOT RECOMMENDED"
-    )
-    disk_budget_gb: float | None = Field(
-        default=None, description="a larger estimate is NOT RECOMMENDED"
-    )
-    egress_budget_gb: float | None = Field(
-        default=None, description="a larger estimate is a warning"
-    )
-    max_source_connections: int | None = Field(
-        default=None, description="most connections of all runs of this machine to the source"
-    )
-    concurrent_extractions: int | None = Field(
-        default=None, description="connections of extractions elsewhere, within these"
-    )
-    source_maintenance_scheduled: bool | None = Field(
-        default=None, description="true: half of the workers"
-    )
-    force: bool = Field(
-        default=False, description="extract although the verdict is NOT RECOMMENDED"
-    )
-
-    def context(self) -> RuntimeContext | None:
-        """Give the runtime context; None when nothing is constrained."""
-        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(RuntimeContext)}
-        set_ = {name: value for name, value in given.items() if value is not None}
-        return RuntimeContext(**set_) if set_ else None
 
 
 class PlannerResource(dg.ConfigurableResource[Any]):
@@ -105,59 +71,71 @@ class PlannerResource(dg.ConfigurableResource[Any]):
     def run(
         self,
         context: dg.AssetExecutionContext,
-        intent: ExtractionIntent,
+        intents: ExtractionIntent | Sequence[ExtractionIntent] | None = None,
         config: RuntimeConfig | None = None,
-    ) -> dg.MaterializeResult[Any]:
-        """Plan and execute an extraction, and describe what was published."""
+        *,
+        one_moment: bool = True,
+    ) -> ExtractionEvents:
+        """Extract the selected tables and tell of each as it is published.
+
+        ``intents`` are those of the assets unless given; all are of one database, and their rows of
+        one moment unless ``one_moment`` is False. A table that fails, fails by name after the
+        others are published; a retry does only the rest.
+
+        Example::
+
+            yield from planner.run(context).fetch_row_count().fetch_column_metadata().fetch_plan()
+
+        """
         chosen = config or RuntimeConfig()
+        given = [intents] if isinstance(intents, ExtractionIntent) else intents
+        return ExtractionEvents(self._published(context, given, chosen, one_moment=one_moment))
+
+    def _published(
+        self,
+        context: dg.AssetExecutionContext,
+        given: Sequence[ExtractionIntent] | None,
+        config: RuntimeConfig,
+        *,
+        one_moment: bool,
+    ) -> Iterator[Published | dg.MaterializeResult[Any]]:
         with failures():
-            ready = self.intent(intent)
-            planned = plan(ready, chosen.context())
-            context.log.info("%s", Explanation(planned))
-            done = execute(planned, force=chosen.force)
-        return dg.MaterializeResult(
-            metadata=_metadata(ready, planned, done),
-            data_version=dg.DataVersion(_fingerprint(done.manifest)),
-        )
+            wanted = intents_of(context, given)
+            ready = {key: config.applied(self.intent(intent)) for key, intent in wanted.items()}
+            before = published_before(context, ready)
+            yield from before.values()
+            rest = {key: intent for key, intent in ready.items() if key not in before}
+            if rest:
+                yield from published_tables(rest, config, context.log.info, one_moment=one_moment)
 
-
-def _metadata(
-    intent: ExtractionIntent, planned: PlanResult, done: ExecutionResult
-) -> Mapping[str, Any]:
-    window = done.manifest.window
-    seen: dict[str, Any] = {}
-    if window is not None:
-        seen = {"ixflow/window": str(window), "ixflow/new_rows": done.rows_extracted}
-    if window is not None and window.high_watermark is not None:
-        seen["ixflow/high_watermark"] = window.high_watermark
-    if done.notes:
-        seen["ixflow/notes"] = "; ".join(done.notes)
-    return file_metadata(
-        published_uri(intent.output_dir, intent.object_name),
-        kind=intent.file_format,
-        rows=done.manifest.total_rows,
-        columns=planned.plan.columns,
-        extra={
-            **seen,
-            "ixflow/verdict": planned.verdict,
-            "ixflow/consistency": planned.plan.consistency,
-            "ixflow/plan": dg.MetadataValue.md(f"```\n{Explanation(planned)}\n```"),
-            "ixflow/workers": planned.plan.worker_count,
-            "ixflow/tasks": len(planned.plan.tasks),
-            "ixflow/files": len(done.manifest.files),
-            "ixflow/bytes": done.bytes_written,
-            "ixflow/seconds": round(done.duration_seconds, 3),
-            "ixflow/rows_per_second": round(done.throughput_rows_sec),
-            "ixflow/run_id": done.run_id,
-            "ixflow/manifest": dg.MetadataValue.path(done.manifest_path),
-        },
-    )
-
-
-def _fingerprint(manifest: Manifest) -> str:
-    """Hash the files' checksums: extracting the same rows again gives the same data version."""
-    sums = "".join(sorted(file.sha256 for file in manifest.files))
-    return hashlib.sha256(sums.encode()).hexdigest()[:32]
+    def run_checked(
+        self,
+        context: dg.AssetExecutionContext,
+        intent: ExtractionIntent,
+        config: RuntimeConfig,
+        check: PlanCheck,
+    ) -> Iterator[Any]:
+        """Plan, then execute unless the check refuses the plan or nothing but it was asked for."""
+        with failures():
+            planned = plan(config.applied(self.intent(intent)), config.context(), check.rates)
+        context.log.info("%s", Explanation(planned))
+        checks = context.selected_asset_check_keys
+        # Executed alone, the check is all that is selected.
+        [key] = context.selected_asset_keys or {one.asset_key for one in checks}
+        asked = dg.AssetCheckKey(key, check.name) in checks
+        verdict = check.result(planned, key, force=config.force)
+        wanted = key in context.selected_asset_keys
+        if asked and (not wanted or (planned.is_not_recommended and not config.force)):
+            # Told before the execution refuses: a check that fails needs no materialization.
+            yield verdict
+            asked = False
+        if wanted:
+            with failures():
+                done = execute(planned, force=config.force)
+            told = Published(key, planned.intent, planned.plan, done, planned)
+            yield told.event(rows=True, columns=True, plan=True)
+        if asked:
+            yield verdict
 
 
 def resolved(intent: ExtractionIntent) -> ExtractionIntent:
@@ -225,39 +203,82 @@ def extraction_asset(
     pool: str | None = None,
     tags: Mapping[str, str] | None = None,
     owners: Sequence[str] | None = None,
+    check: PlanCheck | None = None,
 ) -> dg.AssetsDefinition:
     """Make an asset of an extraction: its materialization is a published set of Parquet files.
 
     The key is ``["extracted", table]`` unless given, the upstream asset the source table. By
     default the asset belongs to the pool ``source_<host>``, so that a deployment can limit how
-    many extractions read one server. ``planner`` is the key of the `PlannerResource`.
+    many extractions read one server. ``planner`` is the key of the `PlannerResource`. With
+    ``check``, which `plan_check` makes, the plan is seen and judged before anything is read.
 
     >>> intent = ExtractionIntent("sqlite", {"database": "shop.db"}, "orders")
     >>> extraction_asset(intent).key.to_user_string()
     'extracted/orders'
     """
     made = extraction_key(intent) if key is None else dg.AssetKey.from_coercible(key)
-    host = intent.url().host or "file"
-
-    @dg.asset(
+    spec = extraction_spec(
+        intent,
         key=made,
-        deps=[source_key(intent)] if deps is None else list(deps),
+        deps=deps,
         group_name=group_name,
-        kinds={intent.dialect.kind, intent.file_format, *_cloud(intent)},
-        required_resource_keys={planner},
         automation_condition=automation_condition,
-        retry_policy=retry_policy,
-        pool=pool or f"source_{word(host)}",
         tags=tags,
         owners=owners,
-        description=f"The rows of {intent.object_name} as files, all of one moment.",
-        metadata=_place(intent),
+    )
+
+    @dg.multi_asset(
+        name=made.to_python_identifier(),
+        specs=[spec],
+        check_specs=[] if check is None else [check.spec(made)],
+        # The check alone is a selection of no asset.
+        can_subset=check is not None,
+        required_resource_keys={planner},
+        retry_policy=retry_policy,
+        pool=pool or pool_of(intent),
     )
     def _extract(context: dg.AssetExecutionContext, config: RuntimeConfig) -> Any:
         resource: PlannerResource = getattr(context.resources, planner)
-        return resource.run(context, intent, config)
+        # What was planned before is run again as it was, so there is nothing to judge.
+        if check is None or config.replay_run_id is not None:
+            events = resource.run(context, [intent], config)
+            yield from events.fetch_row_count().fetch_column_metadata().fetch_plan()
+        else:
+            yield from resource.run_checked(context, intent, config, check)
 
     return _extract
+
+
+def extraction_spec(
+    intent: ExtractionIntent,
+    *,
+    key: dg.AssetKey | None = None,
+    deps: Iterable[Any] | None = None,
+    **options: Any,
+) -> dg.AssetSpec:
+    """Describe the asset of an extraction: key, source table upstream, place, kinds.
+
+    >>> intent = ExtractionIntent("sqlite", {"database": "shop.db"}, "orders")
+    >>> sorted(extraction_spec(intent).kinds)
+    ['parquet', 'sqlite']
+    """
+    return dg.AssetSpec(
+        key or extraction_key(intent),
+        deps=[source_key(intent)] if deps is None else list(deps),
+        kinds={intent.dialect.kind, intent.file_format, *_cloud(intent)},
+        description=f"The rows of {intent.object_name} as files, all of one moment.",
+        metadata={**_place(intent), INTENT: held(intent)},
+        **options,
+    )
+
+
+def pool_of(intent: ExtractionIntent) -> str:
+    """Name the pool of the extractions from one server.
+
+    >>> pool_of(ExtractionIntent("sqlite", {"database": "shop.db"}, "orders"))
+    'source_file'
+    """
+    return f"source_{word(intent.url().host or 'file')}"
 
 
 def _place(intent: ExtractionIntent) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def table_spec(
 
 
 def materialize_ingest(
-    context: dg.AssetExecutionContext,
+    context: dg.AssetExecutionContext | dg.OutputContext,
     warehouse: SQLTableStoreResource,
     metadata: sa.MetaData,
     batches: Callable[[Any], Iterable[Any]],
@@ -214,7 +214,9 @@ def _checked(check: RowCheck, counts: TableCounts) -> dg.AssetCheckResult:
 
 
 def _described(
-    context: dg.AssetExecutionContext, warehouse: SQLTableStoreResource, name: TableName
+    context: dg.AssetExecutionContext | dg.OutputContext,
+    warehouse: SQLTableStoreResource,
+    name: TableName,
 ) -> dict[str, Any]:
     """Describe the table as it is now; the rows are committed, so nothing here may fail."""
     url, rows = warehouse.engine.url, None

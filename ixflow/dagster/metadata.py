@@ -18,7 +18,6 @@ __all__ = [
     "asset_key",
     "column_lineage",
     "column_schema",
-    "file_metadata",
     "place_metadata",
     "table_metadata",
     "table_uri",
@@ -122,16 +121,3 @@ def table_metadata(
     if columns:
         found["dagster/column_schema"] = column_schema(columns)
     return found | dict(extra or {})
-
-
-def file_metadata(
-    uri: str, *, kind: str, rows: int, columns: Sequence[Column], extra: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Collect the standard keys of a set of extracted files."""
-    return {
-        "dagster/row_count": rows,
-        "dagster/column_schema": column_schema(columns),
-        "dagster/uri": uri,
-        "dagster/storage_kind": kind,
-        **extra,
-    }

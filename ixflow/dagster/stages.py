@@ -184,7 +184,8 @@ def _said(event: Event) -> str:
     if not isinstance(event, TaskFinished):
         return str(event)
     rows = "" if event.rows is None else f", {event.rows:,} rows"
-    return f"task {event.stage}.{event.task}: {event.state}{rows} in {event.seconds:.2f} s"
+    why = f" ({event.reason})" if event.reason else ""
+    return f"task {event.stage}.{event.task}: {event.state}{rows} in {event.seconds:.2f} s{why}"
 
 
 def _event(
@@ -197,6 +198,8 @@ def _event(
         "ixflow/cache_hits": int(valid),
         "ixflow/seconds": round(table.seconds, 3),
     }
+    if table.reason:
+        extra["ixflow/reason"] = table.reason
     store = resource.store()
     flow_stages = [] if stage.flow is None else stage.flow.stages
     stages = {store.schema(name): name for name in [stage.name, *flow_stages]}

@@ -235,6 +235,11 @@ class Writing(Masks, ABC):
     def tables_in(self, conn: sa.Connection, schema: str) -> tuple[str, ...]:
         """List the names of tables and views of a schema; empty when there is no such schema."""
 
+    def needs_in(self, conn: sa.Connection, schema: str) -> tuple[str, ...]:
+        """Describe what else of a schema its tables need, and would lose or change without it."""
+        del conn, schema
+        return ()
+
     def assigned_type(self, sql_type: str) -> str:
         """Name the type to cast to before assigning to a column, which must not cut values off."""
         return sql_type

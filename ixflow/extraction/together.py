@@ -22,13 +22,17 @@ __all__ = ["execute_together", "hold_snapshot", "job_of"]
 
 
 @contextlib.contextmanager
-def hold_snapshot(plan_results: PlanResult | Sequence[PlanResult]) -> Iterator[Moment]:
+def hold_snapshot(
+    plan_results: PlanResult | Sequence[PlanResult], *, workers: int | None = None
+) -> Iterator[Moment]:
     """Hold one snapshot of the tables of some plans for the block.
 
     Give what it yields as ``moment`` to `execute`, `execute_plan` or `execute_together`, as often
     as need be: all of them read the same rows, and a run that failed is resumed by the next one.
     On PostgreSQL ``moment.token`` is a text with which other processes do the same. A snapshot
-    that is held for long keeps the source from cleaning up.
+    that is held for long keeps the source from cleaning up. ``workers`` is how many connections may
+    read in it at the same time, which counts where all of them have to begin together, as on
+    MySQL; None: as many as the largest plan has.
 
     Raises:
         ValidationError: the plans are of several databases.
@@ -42,10 +46,10 @@ def hold_snapshot(plan_results: PlanResult | Sequence[PlanResult]) -> Iterator[M
     intent = given[0].intent
     tables = [result.plan.table for result in given if result.plan.query is None]
     # At least two, since a single reader need not hold its moment for others.
-    workers = max(2, *(result.plan.worker_count for result in given))
+    most = max(2, workers or 0, *(result.plan.worker_count for result in given))
     with contextlib.ExitStack() as stack:
         with refusals_named(intent):
-            holding = held_moment(intent.dialect, intent.url(), tables, workers=workers)
+            holding = held_moment(intent.dialect, intent.url(), tables, workers=most)
             moment = stack.enter_context(holding)
         if not moment.record.one:
             msg = f"{intent.dialect.name} cannot hold one snapshot for several connections here"

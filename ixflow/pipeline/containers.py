@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import sqlalchemy as sa
+
 from ixflow.errors import FlowError
 from ixflow.pipeline.encoding import MARKER
 from ixflow.values import TableName
@@ -85,7 +87,7 @@ class Table(Generic[T]):
         key = (primary_key,) if isinstance(primary_key, str) else tuple(primary_key or ())
         self.primary_key: tuple[str, ...] = key
         self.indexes = _indexes(indexes)
-        self.type_map: dict[str, Any] = dict(type_map or {})
+        self.type_map = _type_map(type_map or {})
         self.materialization_details = checked_label("Table", materialization_details)
         self.stage: str | None = None
         self.cache_key: str | None = None
@@ -158,7 +160,23 @@ def _indexes(indexes: Any) -> tuple[tuple[str, ...], ...]:
     if isinstance(rows, str) or any(isinstance(row, str) for row in rows):
         msg = f"Table(indexes=) takes lists of columns, as in [['a'], ['a', 'b']], not {indexes!r}"
         raise FlowError(msg, indexes=indexes)
-    return tuple(tuple(row) for row in rows)
+    if not all(rows):
+        msg = f"Table(indexes=) has an index without a column: {indexes!r}"
+        raise FlowError(msg, indexes=indexes)
+    # The same one twice would have the same name.
+    return tuple(dict.fromkeys(tuple(row) for row in rows))
+
+
+def _type_map(types: Mapping[str, Any]) -> dict[str, Any]:
+    for column, kind in types.items():
+        of_sqlalchemy = isinstance(kind, type) and issubclass(kind, sa.types.TypeEngine)
+        if not of_sqlalchemy and not isinstance(kind, (str, sa.types.TypeEngine)):
+            msg = (
+                f"Table(type_map=) takes SQLAlchemy types or SQL text, not {kind!r} for the column "
+                f"{column!r}"
+            )
+            raise FlowError(msg, column=column)
+    return dict(types)
 
 
 def table_form(leaf: Any) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ from ixflow.pipeline.lazy import published_names, table_key, timeless
 from ixflow.pipeline.memo import Memo, SharedMemo
 from ixflow.pipeline.outputs import Outputs, Placer, outputs_of, wrapped
 from ixflow.pipeline.raw_sql import RawSql, raw_sql_from_form, tables_among
+from ixflow.pipeline.reasons import reason_to_run
 from ixflow.pipeline.result import Stores, TaskState, item_of, loaded
 from ixflow.pipeline.stage import Stage
 from ixflow.pipeline.task import Task, TaskGetItem
@@ -48,13 +49,14 @@ __all__ = ["Outcome", "StageExecution", "decoded_value"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a task ended, with the value that its consumers get."""
+    """How a task ended, why it ran if it did, and the value that its consumers get."""
 
     task: Task
     value: Any
     result: StoredResult
     state: TaskState
     seconds: float
+    reason: str = ""
 
 
 def decoded_value(text: str, place: Callable[[str, str], str]) -> Any:
@@ -130,7 +132,8 @@ class StageExecution:
         self.outcomes[task] = outcome
         pairs = outcome.result.pairs()
         rows = sum(self.transaction.located(*pair)[1].rows for pair in pairs) if pairs else None
-        emit(TaskFinished(self.stage.name, task.name, outcome.state, outcome.seconds, rows))
+        ended = (outcome.state, outcome.seconds, rows, outcome.reason)
+        emit(TaskFinished(self.stage.name, task.name, *ended))
         return outcome
 
     def _failure(self, task: Task, error: Exception) -> TaskError:
@@ -190,7 +193,14 @@ class StageExecution:
         result = self._result(task, key, outputs)
         self.memo.register(task.name, key, result.tables)
         state = self._kept(task, outputs, result, data_version=key if versioned else None)
-        return Outcome(task, outputs.value, result, state, time.monotonic() - start)
+        reason = ""
+        if state is TaskState.CACHE_VALID and any(map(_made_nothing, leaves(run_before))):
+            state, reason = TaskState.COMPLETED, "its script makes no table"
+        elif state is TaskState.COMPLETED:
+            before = self.transaction.published
+            reason = reason_to_run(task, key, before, self._rules, versioned=versioned)
+        seconds = time.monotonic() - start
+        return Outcome(task, outputs.value, result, state, seconds, reason)
 
     def _placer(self, task: Task, key: str, schemas: Mapping[str, str]) -> Placer:
         """Say where a table that was returned will be: a valid one of a lazy task stays."""
@@ -282,7 +292,7 @@ class StageExecution:
     def _called(self, task: Task, arguments: dict[str, Any]) -> Any:
         type_ = task.input_type
         stores = Stores(self._store, self._blobs)
-        frames = {name: loaded(stores, value, type_) for name, value in arguments.items()}
+        frames = loaded(stores, arguments, type_)
         token = running_input_type.set(type_)
         try:
             return task.call(task.fn, frames)
@@ -290,6 +300,11 @@ class StageExecution:
             raise self._failure(task, error) from error
         finally:
             running_input_type.reset(token)
+
+
+def _made_nothing(leaf: Any) -> bool:
+    """Say whether it is a script that made no table, and has therefore run."""
+    return isinstance(leaf, RawSql) and not len(leaf)
 
 
 def _placed(result: StoredResult, task: Task) -> StoredResult:

@@ -138,6 +138,9 @@ def materialize(
     (1, 2)
     """
     _check("nout", nout, "a whole number from 1", type(nout) is int and nout > 0)
+    _check("name", name, "text that is not blank", name is None or bool(str(name).strip()))
+    _check("cache", cache, "a function of the task's arguments", cache is None or callable(cache))
+    _check("lazy", lazy, "True or False", isinstance(lazy, bool))
     fits = isinstance(version, (str, AutoVersion, type(None)))
     _check("version", version, "text, such as '1.0'", fits)
     _check("outputs", outputs, "a list of names", not isinstance(outputs, str))
@@ -145,7 +148,7 @@ def materialize(
     wanted = None if input_type is None else wanted_frame(input_type)
 
     def decorate(function: Callable[..., Any]) -> MaterializingTask:
-        called = name or function.__name__
+        called = name or _name_of(function)
         if isinstance(version, AutoVersion):
             check_auto_version(called, wanted, lazy=lazy)
         return MaterializingTask(
@@ -153,6 +156,14 @@ def materialize(
         )
 
     return decorate if fn is None else decorate(fn)
+
+
+def _name_of(function: Any) -> str:
+    found = getattr(function, "__name__", None)
+    if not callable(function) or found is None:
+        msg = f"materialize takes a function, or with name= anything to call, not {function!r}"
+        raise FlowError(msg)
+    return str(found)
 
 
 def _check(name: str, value: object, wanted: str, fits: bool) -> None:  # noqa: FBT001

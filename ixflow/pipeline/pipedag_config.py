@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
-from ixflow.errors import NoConfiguration
+from ixflow.errors import ConfigError, NoConfiguration
 from ixflow.pipeline.backends import Backends
 from ixflow.pipeline.class_names import class_named
 from ixflow.pipeline.config import ConfigContext, StageCommitTechnique, frozen
@@ -243,8 +243,14 @@ def configured(config: ConfigContext | PipedagConfig | None, flow: str) -> Itera
 
     Raises:
         NoConfiguration: none is given, none is open and there is no file.
+        ConfigError: something else is given.
 
     """
+    given: object = config
+    if not isinstance(given, (ConfigContext, PipedagConfig, type(None))):
+        kind = type(given).__name__
+        msg = f"config= takes PipedagConfig(...) or what its get() gives, not {kind}"
+        raise ConfigError(msg, type=kind)
     if config is None:
         try:
             config = ConfigContext.get()

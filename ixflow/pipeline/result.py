@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +18,8 @@ from ixflow.pipeline.locks.run_locks import lock_for_reading
 from ixflow.pipeline.raw_sql import RawSql
 from ixflow.pipeline.task import Field, Task, TaskGetItem
 from ixflow.pipeline.unchanged import read_unchanged, tables_of
-from ixflow.store.frames import Wanted, wanted_frame
+from ixflow.store.frames import Wanted, frames_giving, wanted_frame
+from ixflow.values import TableName
 
 if TYPE_CHECKING:
     from ixflow.pipeline.audit import AuditOutcome
@@ -68,7 +70,8 @@ class TableResult:
 
     ``data_version`` is equal when the content is: the task's cache key where the task has a
     version, else a hash of the rows in their order where they passed through ixflow, else unique
-    for the write (a query that ran on the server). ``seconds`` is the time its task took.
+    for the write (a query that ran on the server). ``seconds`` is the time its task took,
+    ``reason`` why that ran, if it did.
     """
 
     name: str
@@ -78,6 +81,7 @@ class TableResult:
     columns: tuple[TableColumn, ...]
     seconds: float
     data_version: str
+    reason: str = ""
 
     @property
     def lineage(self) -> dict[str, tuple[ColumnSource, ...] | None]:
@@ -127,8 +131,9 @@ class Result:
     """What the run of a flow did.
 
     ``task_values`` holds what tasks returned, with references in place of tables; ``get`` loads
-    them. ``exception`` is the error that ended the run, None if it was ``successful``. ``subflow``
-    is what was selected, ``underlying`` what the engine that ran it made of it, if one did.
+    them. ``task_states`` says how each ended, ``task_reasons`` why those ran that did.
+    ``exception`` is the error that ended the run, None if it was ``successful``. ``subflow`` is
+    what was selected, ``underlying`` what the engine that ran it made of it, if one did.
     """
 
     flow: Flow
@@ -141,6 +146,7 @@ class Result:
     store: SQLTableStore | None = None
     subflow: Subflow | None = None
     underlying: Any = None
+    task_reasons: Mapping[Task, str] = field(default_factory=dict)
 
     def visualize(self) -> Any:
         """Show the flow and what came of its tasks; see `Flow.visualize`."""
@@ -223,12 +229,23 @@ class Stores(NamedTuple):
 
 
 def loaded(stores: Stores, value: Any, type_: Any) -> Any:
-    """Read every reference in a value: tables as a type of frame, blobs as they were."""
+    """Read every reference in a value: tables as a type of frame, blobs as they were.
+
+    A table that is there several times can be joined with itself.
+    """
     wanted = with_backend(type_)
+    times: Counter[TableName] = Counter()
+
+    def read(table: TableName) -> Any:
+        found, before = stores.tables.read(table, wanted), times[table]
+        times[table] += 1
+        if wanted is None or not before:
+            return found
+        return frames_giving(wanted.type).apart(found, before)
 
     def load(leaf: Any) -> Any:
         if isinstance(leaf, (Table, ExternalTableReference)) and leaf.location is not None:
-            return stores.tables.read(leaf.location, wanted)
+            return read(leaf.location)
         if isinstance(leaf, Blob):
             stage = str(leaf.stage)
             blobs = blob_store(stores.blobs, stage)

@@ -305,5 +305,6 @@ def _table_results(
                 table.columns,
                 outcome.seconds,
                 table.data_version,
+                outcome.reason,
             )
     return tuple(found.values())

@@ -205,6 +205,7 @@ class Subflow:
             store=run.store,
             subflow=self,
             underlying=underlying,
+            task_reasons={task: found.reason for task, found in run.outcomes.items()},
         )
 
 

@@ -133,7 +133,7 @@ def url_of(dot: str, kroki_url: str | None = KROKI) -> str:
     'https://kroki.io/graphviz/svg'
     """
     if kroki_url is None:
-        msg = "the configuration has no kroki_url, so there is no URL of the graph; use dot_of()"
+        msg = "the configuration has no kroki_url, so there is no URL; use visualize_pydot()"
         raise FlowError(msg)
     packed = base64.urlsafe_b64encode(zlib.compress(dot.encode(), 9)).decode()
     return f"{kroki_url.rstrip('/')}/graphviz/svg/{packed}"

@@ -328,6 +328,11 @@ class Metadata:
         query = sa.select(*columns).where(t.c.stage == stage)
         return [TransactionRecord(*row) for row in conn.execute(query)]
 
+    def stages_with_transactions(self, conn: sa.Connection) -> list[str]:
+        """List the published schemas of the stages of which attempts are remembered."""
+        t = self._transactions
+        return list(conn.execute(sa.select(t.c.stage).distinct().order_by(t.c.stage)).scalars())
+
     def put_transaction(self, conn: sa.Connection, stage: str, record: TransactionRecord) -> None:
         """Record an attempt, in place of what was recorded for its schema."""
         self.forget_transaction(conn, stage, record.schema)

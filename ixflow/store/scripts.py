@@ -13,7 +13,7 @@ from ixflow.errors import ValidationError
 from ixflow.store.places import PLACE
 from ixflow.values import TableName
 
-__all__ = ["Script", "run_script"]
+__all__ = ["Script", "refuse_needs", "run_script"]
 
 _TABLES = sa.text("""
     SELECT table_name FROM information_schema.tables
@@ -70,3 +70,19 @@ def _refuse_views(conn: sa.Connection, schema: str, made: Sequence[str]) -> None
             f"AS, or create the view in a schema of its own"
         )
         raise ValidationError(msg, views=views)
+
+
+def refuse_needs(conn: sa.Connection, dialect: Dialect, schema: str) -> None:
+    """Refuse tables that need what will be dropped with the schema of the transaction.
+
+    Raises:
+        ValidationError: there are some.
+
+    """
+    needs = dialect.needs_in(conn, schema)
+    if needs:
+        msg = (
+            f"a table of the script needs the {needs[0]}, which the script made; a stage publishes "
+            f"tables alone: create that once in a schema of its own"
+        )
+        raise ValidationError(msg, needs=needs)

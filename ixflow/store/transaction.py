@@ -32,7 +32,7 @@ from ixflow.store.metadata import (
 from ixflow.store.origins import with_sources
 from ixflow.store.places import LONGEST_PREFIX
 from ixflow.store.publish import KEPT, NewState, publish_state
-from ixflow.store.scripts import Script, run_script
+from ixflow.store.scripts import Script, refuse_needs, run_script
 from ixflow.values import Column, TableName
 
 if TYPE_CHECKING:
@@ -211,6 +211,8 @@ class StageTransaction:
             old = [name for name, table in known.items() if table.task == task]
             self._drop_leftovers(conn, [n for n in old if replaces and n in self.held.tables])
             made = run_script(conn, self._store.dialect, schema, script)
+            if schema == self.schema:  # else nothing but tables is dropped with the transaction
+                refuse_needs(conn, self._store.dialect, schema)
             self._rename(conn, schema, made)
             made -= set(metadata.state(conn, place, self.schema).tables)
             tables = [self._scripted(conn, name, task, script.key) for name in sorted(made)]

@@ -200,6 +200,28 @@ def test_two_inputs_can_be_joined_where_the_kind_joins_within_a_database(store):
     assert joined(ibis.Table, lambda a, b: a.join(b, "id")) == expected
 
 
+def _below(a, b):
+    if isinstance(a, ibis.Table):
+        return a.join(b, a.id < b.id).select(low=a.id, high=b.id)
+    condition = f"{a.alias}.id < {b.alias}.id"
+    return a.join(b, condition).select(f"{a.alias}.id AS low, {b.alias}.id AS high")
+
+
+@pytest.mark.parametrize("kind", [ibis.Table, duckdb.DuckDBPyRelation])
+def test_an_input_that_is_passed_twice_can_be_joined_with_itself(store, kind):
+    @materialize(version="1")
+    def numbers():
+        return pa.table({"id": [1, 2]})
+
+    pairs = materialize(lazy=True, input_type=kind, name="pairs")(_below)
+    with Flow("f") as flow, Stage("s"):
+        table = numbers()
+        pairs(table, table)
+    assert run_stage(flow["s"], store).published
+    assert rows(store, "s", "pairs") == [{"low": 1, "high": 2}]
+    assert not run_stage(flow["s"], store).published
+
+
 @pytest.mark.parametrize("lazy_kind", [ibis.Table, duckdb.DuckDBPyRelation, pl.LazyFrame])
 def test_tasks_that_run_side_by_side_do_not_disturb_each_other(store, lazy_kind):
     @materialize(version="1")

@@ -11,7 +11,16 @@ import pytest
 import sqlalchemy as sa
 
 from ixflow.errors import FlowError, TaskError, ValidationError
-from ixflow.pipeline import Flow, RawSql, Stage, Table, TaskState, materialize, run_stage
+from ixflow.pipeline import (
+    ConfigContext,
+    Flow,
+    RawSql,
+    Stage,
+    Table,
+    TaskState,
+    materialize,
+    run_stage,
+)
 from ixflow.store import SQLTableStore, StageTransaction
 from ixflow.values import TableName
 from ixflow_tests.stages import objects, rows
@@ -123,6 +132,24 @@ def test_what_follows_a_lazy_table_is_valid_while_that_is(store):
     assert calls == [1]
     go(3)
     assert calls == [1, 2]
+
+
+def test_a_table_that_is_passed_twice_can_be_joined_with_itself(store):
+    @materialize(lazy=True, input_type=sa.Table)
+    def pairs(tables, again):
+        left, right = tables
+        joined = left.join(right, left.c.x < right.c.x).join(again, again.c.x == left.c.x)
+        return Table(sa.select(left.c.x, right.c.x.label("y")).select_from(joined), "pairs")
+
+    with Flow("f") as flow, Stage("s"):
+        base = source()()
+        pairs([base, base], base)
+    result = run_stage(flow["s"], store)
+    found = {(row["x"], row["y"]) for row in rows(store, "s", "pairs")}
+    assert found == {(1, 2), (1, 3), (2, 3)}
+    fed = result["pairs"].lineage
+    assert fed["x"] == fed["y"] == (("s", "base", "x"),)
+    assert not run_stage(flow["s"], store).published
 
 
 def test_a_lazy_query_reads_a_new_input_of_its_own_stage_before_that_is_published(store):
@@ -326,6 +353,76 @@ def test_a_script_may_not_end_the_transaction(store, word):
 def test_a_script_that_makes_a_view_is_refused(store):
     with pytest.raises(ValidationError, match="made a view, 'v'; a stage publishes tables"):
         run_script(store, scripted("CREATE VIEW {schema}.v AS SELECT 1 AS x", outputs=["v"]))
+
+
+def test_a_script_that_makes_no_table_has_run_each_time(store):
+    script = scripted("SELECT 1", outputs=[])
+    for _ in range(2):
+        with Flow("f") as flow, Stage("s") as stage:
+            out = script(stage)
+        with ConfigContext.of_store(store) as config:
+            assert flow.run(config=config).task_states[out] is TaskState.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("needed", "made", "column"),
+    [
+        ("type", "TYPE {schema}.mood AS ENUM ('x')", "x {schema}.mood[]"),
+        ("type", "DOMAIN {schema}.d AS int", "x {schema}.d"),
+        ("sequence", "SEQUENCE {schema}.q", "x int DEFAULT nextval('{schema}.q')"),
+        (
+            "function",
+            "FUNCTION {schema}.f(int) RETURNS bool LANGUAGE sql AS 'SELECT true'",
+            "x int CHECK ({schema}.f(x))",
+        ),
+    ],
+)
+def test_a_table_that_needs_more_of_its_script_than_tables_is_refused(
+    fresh_postgres, needed, made, column
+):
+    store = SQLTableStore(fresh_postgres.url)
+    text = f"CREATE {made}; CREATE TABLE {{schema}}.one ({column})"
+    with pytest.raises(ValidationError, match=f"a table of the script needs the {needed}"):
+        run_script(store, scripted(text, outputs=["one"]))
+    store.dispose()
+
+
+def test_what_belongs_to_a_scripts_tables_or_is_only_used_by_it_is_no_hindrance(fresh_postgres):
+    store = SQLTableStore(fresh_postgres.url)
+    text = """
+        CREATE TYPE {schema}.mood AS ENUM ('x');
+        CREATE FUNCTION {schema}.f() RETURNS {schema}.mood LANGUAGE sql
+            AS $$ SELECT 'x'::{schema}.mood $$;
+        CREATE TABLE {schema}.one (id serial, x text);
+        INSERT INTO {schema}.one (x) SELECT {schema}.f()::text;
+        CREATE TABLE {schema}.two AS SELECT one AS whole FROM {schema}.one;
+    """
+    run_script(store, scripted(text))
+    assert rows(store, "s", "one") == [{"id": 1, "x": "x"}]
+    store.dispose()
+
+
+@pytest.mark.parametrize("keep_versions", [0, 1])
+def test_what_else_a_script_makes_on_duckdb_goes_with_its_tables(fresh_duckdb, keep_versions):
+    store = SQLTableStore(fresh_duckdb.url, keep_versions=keep_versions)
+    text = """
+        CREATE SEQUENCE {schema}.numbers;
+        CREATE TYPE {schema}.mood AS ENUM ('x');
+        CREATE MACRO {schema}.next() AS nextval('{schema}.numbers');
+        CREATE TABLE {schema}.one (id int DEFAULT nextval('{schema}.numbers'), x {schema}.mood);
+    """
+    for number in range(3):
+        run_script(store, scripted(f"{text}; -- {number}", outputs=["one"]))
+    with store.begin() as conn:
+        left = "SELECT count(*) FROM duckdb_schemas() WHERE starts_with(schema_name, 's__tx_')"
+        assert conn.exec_driver_sql(left).scalar_one() == 1 + keep_versions
+        # Somebody's own table needs what is in the schema of the published one.
+        needed = conn.exec_driver_sql("SELECT schema_name FROM duckdb_sequences()").scalars().all()
+        conn.exec_driver_sql(f"CREATE TABLE own (id int DEFAULT nextval('{needed[-1]}.numbers'))")
+    run_script(store, scripted(SCRIPT))
+    run_script(store, scripted(f"{SCRIPT}; -- again"))
+    assert "own" in objects(store, "main")
+    store.dispose()
 
 
 def test_a_script_is_cut_where_it_says(store):

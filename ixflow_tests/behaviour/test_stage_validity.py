@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 import pytest
+import sqlalchemy as sa
 
+from ixflow.events import Event, TaskFinished
 from ixflow.pipeline import Flow, Stage, Table, TaskState, create_basic_pipedag_config, materialize
-from ixflow_tests.stages import rows
+from ixflow_tests.stages import execute, rows
 
 
 @pytest.fixture
@@ -88,3 +92,40 @@ def test_with_versions_ignored_eager_tasks_run_every_time(config):
     ignoring = config.evolve(ignore_task_version=True)
     source.run(ignoring)
     assert source.run(ignoring)[1] == ["reading", "after"]
+
+
+def test_a_run_says_why_each_task_ran(config):
+    said: dict[str, Any] = {"version": "1", "cache": 1, "limit": 2}
+
+    def run(**changes):
+        said.update(changes)
+
+        @materialize(version=said["version"], cache=lambda: said["cache"])
+        def base():
+            return Table(pl.DataFrame({"x": [1, 2, 3]}), "base")
+
+        @materialize(lazy=True, input_type=sa.Table)
+        def small(base):
+            return Table(sa.select(base).where(base.c.x < said["limit"]), "small")
+
+        with Flow("f") as flow, Stage("s"):
+            tasks = base(), small(base())
+        heard: list[Event] = []
+        result = flow.run(config=config, on_event=heard.append)
+        reasons = tuple(result.task_reasons[task] for task in tasks)
+        told = {e.task: e.reason for e in heard if isinstance(e, TaskFinished)}
+        assert (told["base"], told["small"]) == reasons
+        assert result.stages["s"]["small"].reason == reasons[1]
+        return reasons
+
+    new, inputs = "nothing of this call was published", "its version or inputs changed"
+    assert run() == (new, new)
+    assert run() == ("", "")
+    assert run(version="2") == (inputs, inputs)
+    assert run(cache=2) == ("its cache function gave another value", inputs)
+    assert run(limit=3) == ("", "its queries or rows, or how they are stored, changed")
+    kind = "VIEW" if config.table_store.dialect.name == "duckdb" else "TABLE"
+    for table in ("base", "small"):
+        execute(config.table_store.engine, f"DROP {kind} s.{table}")
+    assert run() == ("a table or blob of it is gone", "a table or blob of it is gone")
+    assert run(version=None)[0] == "it has no version"

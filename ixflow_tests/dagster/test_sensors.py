@@ -1,18 +1,23 @@
 """The sensor compares the source with what the warehouse committed."""
 
+import dataclasses
 import subprocess
 import sys
 import time
+from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition,
 )
 
 import ixflow.dagster as ixd
+from ixflow import Exclusive, incremental_batches
 from ixflow.errors import TableNotFound, ValidationError
 from ixflow.extraction.intent import ExtractionIntent
+from ixflow.tables.cursor import Cursor
 from ixflow_tests.servers import make_engine
 from ixflow_tests.sources import intent_for, make
 
@@ -86,6 +91,53 @@ def test_decimals_and_times_are_compared_as_such(
     ingest(orders, duckdb_warehouse, cursor)
     assert not look(orders, duckdb_warehouse, cursor).run_requests
     make(fresh_sqlite, f"INSERT INTO orders VALUES {new}")
+    assert len(look(orders, duckdb_warehouse, cursor).run_requests) == 1
+
+
+def test_rows_that_the_intent_does_not_select_are_no_reason_to_run(
+    orders, fresh_sqlite, duckdb_warehouse
+):
+    some = dataclasses.replace(orders, where="id < 5")
+    ingest(some, duckdb_warehouse)
+    make(fresh_sqlite, "INSERT INTO orders VALUES (7, 1, NULL)")
+    assert not look(some, duckdb_warehouse).run_requests
+    make(fresh_sqlite, "INSERT INTO orders VALUES (3, 1, NULL)")
+    assert len(look(some, duckdb_warehouse).run_requests) == 1
+
+
+def test_rows_that_are_not_settled_yet_are_no_reason_to_run(
+    fresh_postgres, duckdb_warehouse, tmp_path
+):
+    make(
+        fresh_postgres,
+        "CREATE TABLE t (at timestamptz)",
+        "INSERT INTO t VALUES (now() + interval '1 day')",
+    )
+    key = Cursor("at", semantics="settled")
+    options = {"mode": "incremental", "incremental_key": key}
+    intent = intent_for(fresh_postgres, "t", tmp_path, **options)
+    assert not look(intent, duckdb_warehouse, "at").run_requests
+    make(fresh_postgres, "INSERT INTO t VALUES ('2026-01-01 00:00:00+00')")
+    assert len(look(intent, duckdb_warehouse, "at").run_requests) == 1
+
+
+@pytest.mark.parametrize("cursor", ["id", "at"])
+def test_the_watermark_of_incremental_batches_is_understood(
+    cursor, orders, fresh_sqlite, duckdb_warehouse
+):
+    columns: list[sa.Column[Any]] = [
+        sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("at", sa.DateTime),
+    ]
+    table = sa.Table("orders", sa.MetaData(), *columns, schema="raw")
+    new = incremental_batches(
+        fresh_sqlite, table, cursor=cursor, semantics=Exclusive(), source_table="orders"
+    )
+    asset = ixd.ingest_asset(metadata=table.metadata)(new)
+    dg.materialize([asset], resources={"warehouse": duckdb_warehouse})
+    rest = look(orders, duckdb_warehouse, cursor)
+    assert "raw.orders is up to date" in rest.skip_message
+    make(fresh_sqlite, "INSERT INTO orders VALUES (10, 1, '2026-01-03 00:00:00')")
     assert len(look(orders, duckdb_warehouse, cursor).run_requests) == 1
 
 

@@ -357,6 +357,8 @@ def test_a_valid_task_is_told_as_a_cache_hit_with_the_same_data_version(warehous
     assert [(one.tags or {}).get("ixflow/cache") for one in second.values()] == ["hit"] * 3
     assert [(one.tags or {}).get("ixflow/cache") for one in first.values()] == [None] * 3
     assert value(second["st/t1"], "ixflow/cache_hits") == 1
+    assert value(first["st/t1"], "ixflow/reason") == "nothing of this call was published"
+    assert "ixflow/reason" not in second["st/t1"].metadata
     assert data_version(first["st/t1"]) == data_version(second["st/t1"])
     assert value(second["st/t1"], "ixflow/stage_version") == 1
 

@@ -212,3 +212,10 @@ def test_a_run_finds_the_given_one_then_the_open_one_then_the_file(tmp_path, mon
     with configured(basic, "night") as found:
         assert (found.pipedag_name, found.flow_name) == ("basic", "night")
     assert PipedagConfig.default is PipedagConfig.default
+
+
+@pytest.mark.parametrize("wrong", ["pipedag.yaml", {"name": "shop"}])
+def test_what_is_no_configuration_is_refused_by_its_type(wrong):
+    said = f"takes PipedagConfig.*, not {type(wrong).__name__}"
+    with pytest.raises(ConfigError, match=said), configured(wrong, "night"):
+        pass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from ixflow.errors import DuplicateNameError, FlowError, StageError
@@ -192,22 +194,43 @@ def test_external_tables_among_the_arguments_are_known():
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"nout": 0}, "nout"), ({"version": 1}, "version"), ({"outputs": "a"}, "outputs")],
+    [
+        ({"nout": 0}, "nout"),
+        ({"version": 1}, "version"),
+        ({"outputs": "a"}, "outputs"),
+        ({"name": " "}, "name"),
+        ({"cache": "daily"}, "cache"),
+        ({"lazy": "yes"}, "lazy"),
+    ],
 )
 def test_wrong_options_of_materialize_are_named(options, said):
     with pytest.raises(FlowError, match=said):
         materialize(**options)
 
 
+@pytest.mark.parametrize("thing", ["a function", functools.partial(print)])
+def test_what_is_no_function_or_has_no_name_is_no_task(thing):
+    with pytest.raises(FlowError, match="takes a function, or with name="):
+        materialize(thing)
+
+
 def test_wrong_arguments_of_table_are_named():
     with pytest.raises(FlowError, match="lists of columns"):
         Table(1, indexes=["a"])
+    with pytest.raises(FlowError, match="an index without a column"):
+        Table(1, indexes=[["a"], []])
+    with pytest.raises(FlowError, match="not <class 'int'> for the column 'a'"):
+        Table(1, type_map={"a": int})
     with pytest.raises(FlowError, match="takes text"):
         Table(1, name=3)  # type: ignore[arg-type]  # the mistake is the subject
     with pytest.raises(FlowError, match="needs a character"):
         Table(1, name=" ")
     with pytest.raises(FlowError, match="from the reference"):
         Table(ExternalTableReference("a", "b"), name="c")
+
+
+def test_an_index_that_is_named_twice_is_one():
+    assert Table(1, indexes=[["a"], ["a", "b"], ["a"]]).indexes == (("a",), ("a", "b"))
 
 
 def test_transaction_names_are_known_only_while_a_flow_runs():

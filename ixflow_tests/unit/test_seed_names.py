@@ -51,6 +51,10 @@ PLACES = {
         "NoLockManager",
     ],
     "engine": ["SequentialEngine", "DaskEngine", "PrefectOneEngine", "PrefectTwoEngine"],
+    "engine.prefect": ["PrefectEngine", "PrefectOneEngine", "PrefectTwoEngine"],
+    "context": ["ConfigContext", "StageCommitTechnique", "StageLockContext"],
+    "core": ["Flow", "Result", "Stage"],
+    "core.config": ["PipedagConfig", "create_basic_pipedag_config"],
 }
 
 

@@ -39,6 +39,10 @@ _TABLES = sa.text("""
     SELECT table_name FROM duckdb_tables()
     WHERE database_name = current_database() AND lower(schema_name) = lower(:schema)
 """)
+_NAMING = sa.text("""
+    SELECT 1 FROM duckdb_tables()
+    WHERE database_name = current_database() AND contains(lower(sql), :schema) LIMIT 1
+""")
 
 
 def publish(
@@ -139,7 +143,16 @@ def _drop_unshown(
     _run_all(conn, [f"DROP TABLE {dialect.qualified(table)}" for table in gone])
     for schema in sorted({str(table.schema) for table in tables}):
         if not keeps_schemas and not dialect.tables_in(conn, schema):
-            run(conn, f"DROP SCHEMA {dialect.quote(schema)}")
+            _drop_emptied(dialect, conn, schema)
+
+
+def _drop_emptied(dialect: DuckDBDialect, conn: sa.Connection, schema: str) -> None:
+    """Drop a schema without tables, with the types, sequences and macros that a script left there.
+
+    It stays if a table elsewhere names it in a default: that table would be dropped along.
+    """
+    if conn.execute(_NAMING, {"schema": schema.lower()}).first() is None:
+        run(conn, f"DROP SCHEMA IF EXISTS {dialect.quote(schema)} CASCADE")
 
 
 def drop_schema(
@@ -156,4 +169,4 @@ def drop_schema(
     tables |= {TableName(name, schema) for name in names if name.lower().startswith(begins)}
     _drop_unshown(dialect, conn, tables, keeps_schemas=prefix is not None)
     if prefix is None and not dialect.tables_in(conn, schema):
-        run(conn, f"DROP SCHEMA IF EXISTS {dialect.quote(schema)}")
+        _drop_emptied(dialect, conn, schema)

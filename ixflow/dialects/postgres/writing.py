@@ -18,6 +18,7 @@ from ixflow.dialects.postgres import (
     catalog,
     locks,
     names,
+    needs,
     swap,
     types,
 )
@@ -233,6 +234,10 @@ class PostgresWriting(Dialect):
     def tables_in(self, conn: sa.Connection, schema: str) -> tuple[str, ...]:
         """List the names of tables and views of a schema."""
         return catalog.tables_in(conn, schema)
+
+    def needs_in(self, conn: sa.Connection, schema: str) -> tuple[str, ...]:
+        """Describe the types, functions and sequences of a schema that its tables need."""
+        return needs.needs_in(conn, schema)
 
     @contextlib.contextmanager
     def advisory_lock(self, conn: sa.Connection, name: str) -> Iterator[None]:

@@ -44,6 +44,7 @@ class Report:
     state: TaskState
     seconds: float
     made: StageState
+    reason: str = ""
 
     @classmethod
     def of(cls, outcome: Outcome, transaction: StageTransaction) -> Report:
@@ -53,7 +54,7 @@ class Report:
         tables = {name: table for name, table in found.items() if table is not None}
         whole = held.whole(result.task_key)
         made = StageState(0, tables, () if whole is None else (whole,))
-        return cls(result, outcome.state, outcome.seconds, made)
+        return cls(result, outcome.state, outcome.seconds, made, outcome.reason)
 
     def outcome(self, task: Task, transaction: StageTransaction) -> Outcome:
         """Give the outcome in this process, whose transaction learns of the tables."""
@@ -61,7 +62,7 @@ class Report:
         text = self.result.output
         value = decoded_value(text, lambda name, key: transaction.located(name, key)[0])
         result = dataclasses.replace(self.result, position=task.position, task=task.name)
-        return Outcome(task, value, result, self.state, self.seconds)
+        return Outcome(task, value, result, self.state, self.seconds, self.reason)
 
 
 @dataclass(frozen=True, slots=True)

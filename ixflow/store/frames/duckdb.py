@@ -64,6 +64,10 @@ class DuckDBFrames(Frames):
         del wanted
         return _connection().from_arrow(read_table(engine, table)).set_alias(table.name)
 
+    def apart(self, obj: Any, number: int) -> Any:
+        """Give it another alias, without which it could not be joined with itself."""
+        return obj.set_alias(f"{obj.alias}_{number}")
+
 
 def _within_precision(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Refuse a HUGEINT that is too long for the decimal that DuckDB declares for it."""

@@ -65,6 +65,11 @@ class IbisFrames(Frames):
             dialect_of(conn).columns(conn, table)
         return _backend(engine).table(table.name, database=table.schema)
 
+    def apart(self, obj: Any, number: int) -> Any:
+        """Give a view, without which an expression could not join a table with itself."""
+        del number
+        return obj.view()
+
 
 # The expressions of a task can be joined only if they share a backend, and a backend's connection
 # does one thing at a time: there is one for each thread and database.

@@ -52,6 +52,10 @@ class SQLAlchemyFrames(Frames):
             create_index(conn, dialect, table, index)
         return Written(_rows(conn, result, dialect.qualified(table)))
 
+    def apart(self, obj: Any, number: int) -> Any:
+        """Give an alias, without which a query could not join a table with itself."""
+        return obj.alias(sa.quoted_name(f"{obj.name}_{number}", quote=True))
+
     def read(self, engine: sa.Engine, table: TableName, wanted: Wanted) -> sa.Table:
         """Describe the table, with its schema, for use in queries of the same database."""
         del wanted
