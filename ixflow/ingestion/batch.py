@@ -232,10 +232,12 @@ class BatchWriter:
             target.rows += self._insert(target, data)
             return
         if target.tries:
-            if self._loaded_straight(target, data):
-                target.tries -= 1
+            loaded = self._loaded_straight(target, data)
+            target.tries = target.tries - 1 if loaded else 0
+            if not target.tries:
+                target.stage = make_stage(self.conn, target.columns)
+            if loaded:
                 return
-            target.tries, target.stage = 0, make_stage(self.conn, target.columns)
         self._count(target, append_rows(self.conn, target, data, self._prover))
 
     def _loaded_straight(self, target: Target, data: Any) -> bool:
@@ -244,15 +246,14 @@ class BatchWriter:
         False: it has to be a merge, since a row was refused, such as the second of a key, or could
         not be had again then. Nothing is there of the data.
         """
-        if not (isinstance(data, Slices) or is_reusable(data)) or target.tries == 1:
+        if not (isinstance(data, Slices) or is_reusable(data)):
             return False
         try:
             with self.conn.begin_nested():
                 count = append_rows(self.conn, target, data, self._prover)
-        except sa.exc.DBAPIError as error:
-            if error.connection_invalidated:
-                raise
-            # Merging meets it again, and says which row it is.
+        except sa.exc.IntegrityError:
+            # Merging meets it again, and says which row it is. What else goes wrong, such as a
+            # statement that somebody cancels, is not about a row, and stays an error.
             return False
         self._count(target, count)
         return True

@@ -6,6 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from ixflow.dialects import run
+from ixflow.errors import IngestError
 from ixflow.ingestion.ingest import ingest
 from ixflow_tests.behaviour.ingesting import ingested, people, rows
 
@@ -95,6 +96,22 @@ def test_rows_that_a_trigger_drops_are_not_counted(fresh_postgres, table):
     found = ingested(fresh_postgres, table, [(n, "x") for n in range(100)])
     assert found.rows_inserted == 50
     assert len(rows(fresh_postgres, table)) == 50
+
+
+def test_a_statement_that_somebody_ends_is_not_tried_in_another_way(fresh_postgres, table):
+    """The check cancels the statement the first time, and lets every row pass later."""
+    with fresh_postgres.begin() as conn:
+        run(
+            conn,
+            "CREATE SEQUENCE app.calls; "
+            "CREATE FUNCTION app.passes() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN "
+            "IF nextval('app.calls') = 50 THEN RAISE EXCEPTION 'ended' USING ERRCODE = '57014'; "
+            "END IF; RETURN true; END $$; "
+            "ALTER TABLE app.people ADD CHECK (app.passes())",
+        )
+    with pytest.raises(IngestError, match="ended"):
+        ingested(fresh_postgres, table, [(n, "x") for n in range(100)])
+    assert rows(fresh_postgres, table) == []
 
 
 def test_a_row_without_a_key_is_refused_also_among_many_unchanged(fresh_postgres, table):

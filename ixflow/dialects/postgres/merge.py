@@ -18,10 +18,12 @@ from ixflow.values import Column, TableName
 if TYPE_CHECKING:
     from ixflow.dialects.base import Dialect
 
-__all__ = ["merge", "takes_first_rows"]
+__all__ = ["comparable", "merge", "takes_first_rows"]
 
 _TWICE = "21000"
 """SQLSTATE cardinality_violation: ON CONFLICT met one key twice."""
+_NOT_ABOUT_ROWS = ("40", "53", "55", "57")
+"""Classes of SQLSTATE: rolled back, out of resources, a lock not had, ended by somebody."""
 _LOOKED_AT = 500
 """Rows of the source that tell whether most are there already, unchanged."""
 
@@ -99,7 +101,7 @@ def _add_to_empty(
         with conn.begin_nested():
             return run(conn, statement).rowcount
     except sa.exc.DBAPIError as error:
-        if error.connection_invalidated:
+        if error.connection_invalidated or state_of(error).startswith(_NOT_ABOUT_ROWS):
             raise
         # The statement for rows that may conflict meets it again, and says which row it is.
         return None
@@ -155,8 +157,8 @@ def _differing(  # noqa: PLR0917 - the arguments of Dialect.merge
     }
     same = " AND ".join(f"t.{quote(name)} = {mine[name]}" for name in key)
     others = [c for c in columns if c.name not in key]
-    old = ", ".join(_comparable(f"t.{quote(c.name)}", c) for c in others)
-    new = ", ".join(_comparable(value[c.name], c) for c in others)
+    old = ", ".join(comparable(f"t.{quote(c.name)}", c) for c in others)
+    new = ", ".join(comparable(value[c.name], c) for c in others)
     differs = f"t.{quote(key[0])} IS NULL"
     if others:
         differs += f" OR ROW({old}) IS DISTINCT FROM ROW({new})"
@@ -210,8 +212,8 @@ def _statement(
     others = [c for c in columns if c.name not in key]
     if others:
         sets = ", ".join(f"{quote(c.name)} = excluded.{quote(c.name)}" for c in others)
-        old = ", ".join(_comparable(f"t.{quote(c.name)}", c) for c in others)
-        new = ", ".join(_comparable(f"excluded.{quote(c.name)}", c) for c in others)
+        old = ", ".join(comparable(f"t.{quote(c.name)}", c) for c in others)
+        new = ", ".join(comparable(f"excluded.{quote(c.name)}", c) for c in others)
         action = f"DO UPDATE SET {sets} WHERE ROW({old}) IS DISTINCT FROM ROW({new})"
     else:
         action = "DO NOTHING"
@@ -237,7 +239,8 @@ def _statement(
 _BY_TEXT = ("json", "jsonb")
 
 
-def _comparable(quoted: str, column: Column) -> str:
+def comparable(quoted: str, column: Column) -> str:
+    """Write a value so that it equals another exactly where both are the same."""
     if column.as_text or column.sql_type in _BY_TEXT:
         return f'{quoted}::text COLLATE "C"'
     return f'{quoted} COLLATE "C"' if _is_text(column) else quoted

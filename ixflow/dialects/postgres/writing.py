@@ -25,7 +25,7 @@ from ixflow.dialects.postgres import (
 from ixflow.dialects.postgres.aside import rename_parts_apart
 from ixflow.dialects.postgres.database import create_database
 from ixflow.dialects.postgres.load import is_copied, load
-from ixflow.dialects.postgres.merge import _comparable, merge, takes_first_rows
+from ixflow.dialects.postgres.merge import comparable, merge, takes_first_rows
 from ixflow.errors import UnsupportedDatabase, ValidationError
 from ixflow.values import Column, TableName
 
@@ -99,7 +99,7 @@ class PostgresWriting(Dialect):
 
     def comparable(self, column: Column, expression: str) -> str:
         """Compare texts byte by byte, and by their texts what has no equality of its own."""
-        return _comparable(expression, column)
+        return comparable(expression, column)
 
     def refuse_rounding(
         self, conn: sa.Connection, stage: TableName, columns: Sequence[Column], table: TableName
