@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import sqlalchemy as sa
 
+    from ixflow.dialects.later import Later
+
 __all__ = ["NOTHING_ASIDE", "Writing"]
 
 NOTHING_ASIDE: Mapping[TableName, TableName] = MappingProxyType({})
@@ -84,6 +86,21 @@ class Writing(Masks, ABC):
 
         Columns of the table that are not named get their defaults.
         """
+
+    def load_ahead(
+        self,
+        conn: sa.Connection,
+        table: TableName,
+        columns: Sequence[Column],
+        reader: pa.RecordBatchReader,
+        later: Later,
+    ) -> int:
+        """Load as `load` does, but end perhaps later, and wait for the load before perhaps late.
+
+        The connection can be used meanwhile, as if the load had ended.
+        """
+        later.settle()
+        return self.load(conn, table, columns, reader)
 
     def takes_first_rows(self, conn: sa.Connection, table: TableName) -> bool:
         """Say whether rows may be loaded straight into a table with a key, since it has none yet.
@@ -248,7 +265,12 @@ class Writing(Masks, ABC):
     session_locks: ClassVar[SessionLocks | None] = None
 
     @contextlib.contextmanager
-    def advisory_lock(self, conn: sa.Connection, name: str) -> Iterator[None]:
-        """Hold a named lock until the transaction ends, where there can be other processes."""
-        del conn, name
+    def advisory_lock(
+        self, conn: sa.Connection, name: str, *, shared: bool = False
+    ) -> Iterator[None]:
+        """Hold a named lock until the transaction ends, where there can be other processes.
+
+        Those who hold it ``shared`` do not keep each other out.
+        """
+        del conn, name, shared
         yield

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ixflow.dialects import dialect_of, run
+from ixflow.dialects.later import Later
 from ixflow.errors import ValidationError
 from ixflow.ingestion import replacement
 from ixflow.ingestion.checks import RowCheck, sift
@@ -226,8 +227,11 @@ class BatchWriter:
     def _columns(self, table: sa.Table) -> tuple[Column, ...]:
         return self._targets[table].columns
 
-    def _load(self, table: sa.Table, data: Any) -> None:
+    def _load(self, table: sa.Table, data: Any, later: Later | None = None) -> None:
         target = self._targets[table]
+        if later is not None and (target.tries or self._prover is not None):
+            later.settle()
+            later = None
         if is_sql(data):
             target.rows += self._insert(target, data)
             return
@@ -238,7 +242,7 @@ class BatchWriter:
                 target.stage = make_stage(self.conn, target.columns)
             if loaded:
                 return
-        self._count(target, append_rows(self.conn, target, data, self._prover))
+        self._count(target, append_rows(self.conn, target, data, self._prover, later))
 
     def _loaded_straight(self, target: Target, data: Any) -> bool:
         """Load into a table that had no rows, which costs half of a merge.

@@ -1,34 +1,26 @@
 """Columns of values of one plain Python type, which need no look at each of them.
 
-Most columns are: all integers, all texts, all Decimals. Arrow then loses nothing when it is told
-the type, and refuses what does not fit. Whatever is mixed or odd goes the careful way.
+Most columns are: all integers, all texts, all Decimals. Where Arrow itself infers just the kind of
+number or text that the column has, nothing was lost; where it would take something else for one of
+the kind, the values' types are looked at first. Whatever is mixed or odd goes the careful way.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import decimal
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 __all__ = ["plain_array"]
 
 _EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - subtracted from what has no zone either
-_EPOCH_DAY = _EPOCH.toordinal()
+_EPOCH_DAY = pa.scalar(_EPOCH.toordinal(), pa.int32())
 _EPOCH_UTC = _EPOCH.replace(tzinfo=dt.UTC)
 
-_PLAIN: tuple[tuple[type, Callable[[pa.DataType], bool]], ...] = (
-    (int, pa.types.is_integer),
-    (float, pa.types.is_float64),
-    (str, pa.types.is_string),
-    (decimal.Decimal, pa.types.is_decimal),
-    (bool, pa.types.is_boolean),
-    (bytes, pa.types.is_binary),
-    (dt.datetime, pa.types.is_timestamp),
-    (dt.date, pa.types.is_date32),
-)
+_Make = Callable[[Sequence[Any], pa.DataType], pa.Array | None]
 
 
 def plain_array(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
@@ -38,20 +30,47 @@ def plain_array(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
 
     >>> plain_array([1, None], pa.int32()).to_pylist()
     [1, None]
-    >>> plain_array([1, 2.0], pa.int32()), plain_array([1 << 40], pa.int32())
+    >>> plain_array([1, 2.5], pa.int32()), plain_array([1 << 40], pa.int32())
     (None, None)
     """
-    kinds = set(map(type, values))
-    kinds.discard(type(None))
-    if len(kinds) != 1:
-        return None
-    kind = kinds.pop()
-    if not any(kind is known and fits(type_) for known, fits in _PLAIN):
+    make = next((make for fits, make in _MAKERS if fits(type_)), None)
+    if make is None:
         return None
     try:
-        return _MADE.get(kind, pa.array)(values, type_)
+        return make(values, type_)
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
         return None
+
+
+def _inferred(kind: pa.DataType) -> _Make:
+    """Let Arrow find the type, which is the kind only where all values are of it."""
+
+    def make(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
+        found = pa.array(values)
+        if found.type != kind:
+            return None
+        return found if type_ == kind else found.cast(type_)
+
+    return make
+
+
+def _float32(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
+    """Round; what is infinite then may have been too large before."""
+    found = pa.array(values)
+    if found.type != pa.float64():
+        return None
+    rounded = found.cast(type_)
+    return None if pc.any(pc.is_inf(rounded)).as_py() else rounded
+
+
+def _of(kind: type, make: _Make) -> _Make:
+    """Make the array if all values are of exactly the kind, or None."""
+    kinds = {kind, type(None)}
+
+    def checked(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
+        return make(values, type_) if set(map(type, values)) <= kinds else None
+
+    return checked
 
 
 def _moments(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
@@ -68,11 +87,19 @@ def _moments(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
 
 def _dates(values: Sequence[Any], type_: pa.DataType) -> pa.Array:
     """Count the days, which Arrow does four times as slowly."""
-    days = [None if value is None else value.toordinal() - _EPOCH_DAY for value in values]
-    return pa.array(days, pa.int32()).view(type_)
+    days = [None if value is None else value.toordinal() for value in values]
+    return pc.subtract(pa.array(days, pa.int32()), _EPOCH_DAY).view(type_)
 
 
-_MADE: dict[type, Callable[[Sequence[Any], pa.DataType], pa.Array | None]] = {
-    dt.datetime: _moments,
-    dt.date: _dates,
-}
+_MAKERS: tuple[tuple[Callable[[pa.DataType], bool], _Make], ...] = (
+    (pa.types.is_integer, _inferred(pa.int64())),
+    (pa.types.is_float64, _inferred(pa.float64())),
+    (pa.types.is_float32, _float32),
+    (pa.types.is_string, _inferred(pa.string())),
+    (pa.types.is_boolean, _inferred(pa.bool_())),
+    # Told the type, Arrow takes whole numbers besides, and nothing that is inexact.
+    (pa.types.is_decimal, pa.array),
+    (pa.types.is_binary, _of(bytes, pa.array)),
+    (pa.types.is_timestamp, _of(dt.datetime, _moments)),
+    (pa.types.is_date32, _of(dt.date, _dates)),
+)

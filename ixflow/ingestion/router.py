@@ -7,13 +7,16 @@ is bounded in bytes as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from ixflow.dialects.cast import counted_from
+from ixflow.dialects.later import Later, Wait
 from ixflow.errors import ValidationError, ValueDoesNotFit
 from ixflow.ingestion.pieces import CHUNK_ROWS, Piece, Slices
 from ixflow.ingestion.rows import Binder, checked_rows, columns_to_arrow
@@ -28,8 +31,10 @@ _PIECE_BYTES = 16 << 20
 _WEIGHED = 16
 _SMALL_VALUE = 16
 
-Sink = Callable[[Any, Any], None]
-"""Takes a table of the metadata and slices of rows, something Arrow-like, or SQL, and loads it."""
+Sink = Callable[[Any, Any, Later | None], None]
+"""Takes a table of the metadata and slices of rows, something Arrow-like, or SQL, and loads it.
+
+Slices may be loaded later than the sink returns: more rows are gathered meanwhile."""
 
 
 class Router:
@@ -59,6 +64,8 @@ class Router:
         self._waiting: dict[Any, _Waiting] = {}
         # By identity, since hashing and comparing the name of a table takes longer than the rest.
         self._named: dict[int, _Waiting] = {}
+        self._wait: Wait | None = None
+        self._told: Exception | None = None
         self.skipped = 0
 
     def feed(
@@ -95,11 +102,14 @@ class Router:
                     self._look(waiting)
                     loading = False
         except Exception as error:
+            # Whoever uses the connection after a load that fails meets the failed transaction.
+            self._settle()
             if not loading:
                 notice(error)
             raise
         for waiting in list(self._waiting.values()):
             self._flush(waiting)
+        self._settle()
 
     def _take(self, named: Any, row: Any) -> None:
         """Take a row of any kind, for a table that may not have been named before."""
@@ -115,7 +125,8 @@ class Router:
             self._named[id(named)] = waiting
         if is_arrow_like(row) or is_sql(row):
             self._flush(waiting)
-            self._sink(table, row)
+            self._settle()
+            self._sink(table, row, None)
             return
         # A generator may use one list or dict for all of its rows.
         waiting.rows.append(row.copy() if isinstance(row, (list, dict)) else row)
@@ -175,10 +186,34 @@ class Router:
         def convert(some: Sequence[Sequence[Any]], start: int) -> pa.RecordBatch:
             return columns_to_arrow(some, columns, str(table), start, binders)
 
+        def hold(wait: Wait) -> None:
+            self._wait = wait
+
+        names = [column.name for column in columns]
+        telling = functools.partial(self._telling, piece, names, first)
+        with telling():
+            later = Later(self._settle, hold).within(telling)
+            self._sink(table, Slices(piece, columns, convert), later)
+
+    def _settle(self) -> None:
+        """Wait for the last load; nothing else may be loaded before."""
+        wait, self._wait = self._wait, None
         try:
-            self._sink(table, Slices(piece, columns, convert))
+            if wait is not None:
+                wait()
+        except Exception as error:
+            self._told = error
+            raise
+
+    @contextlib.contextmanager
+    def _telling(self, piece: Piece, names: Sequence[str], first: int) -> Iterator[None]:
+        """Show the value that does not fit, and count its row from the batch's first."""
+        try:
+            yield
         except ValueDoesNotFit as error:
-            told = _with_value(error, piece, [column.name for column in columns])
+            if error is self._told:  # it is of the load before
+                raise
+            told = _with_value(error, piece, names)
             raise counted_from(told, first) from error.__cause__
 
 

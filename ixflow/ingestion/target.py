@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ixflow.dialects import dialect_of, run
+from ixflow.dialects.later import Later
 from ixflow.errors import ValueDoesNotFit
 from ixflow.ingestion.nested import flat
 from ixflow.ingestion.pieces import Slices
@@ -64,8 +67,16 @@ def copy_rows(conn: sa.Connection, target: Target) -> TableName:
     return kept
 
 
-def append_rows(conn: sa.Connection, target: Target, data: Any, prover: Prover | None) -> int:
+def append_rows(
+    conn: sa.Connection,
+    target: Target,
+    data: Any,
+    prover: Prover | None,
+    later: Later | None = None,
+) -> int:
     """Load rows to where the target's rows go; count them.
+
+    With ``later`` the database may still be at work on them then.
 
     Raises:
         ColumnMismatch, ValueDoesNotFit: naming the table.
@@ -84,8 +95,18 @@ def append_rows(conn: sa.Connection, target: Target, data: Any, prover: Prover |
     dialect, place = dialect_of(conn), target.load_into
     if target.stage is not None:
         place, chosen = target.stage, dialect.staged(chosen)
+    telling = functools.partial(_telling, name, data)
+    with telling():
+        if later is None:
+            return dialect.load(conn, place, chosen, reader)
+        return dialect.load_ahead(conn, place, chosen, reader, later.within(telling))
+
+
+@contextlib.contextmanager
+def _telling(name: str, data: Any) -> Iterator[None]:
+    """Name the table of a value that does not fit, and show the value where it can be had again."""
     try:
-        return dialect.load(conn, place, chosen, reader)
+        yield
     except ValueDoesNotFit as error:
         told = in_table(error, name)
         if not isinstance(data, Slices):

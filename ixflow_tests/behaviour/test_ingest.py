@@ -851,7 +851,7 @@ def test_the_first_flush_is_small_and_pieces_grow_to_the_limit(engine):
     router = Router(
         lambda named: named,
         lambda _table: columns,
-        lambda _table, piece: sizes.append(piece.reader().read_all().num_rows),
+        lambda _table, piece, _later: sizes.append(piece.reader().read_all().num_rows),
         10_000,
     )
     router.feed(("t", (n,)) for n in range(40_000))
@@ -862,7 +862,7 @@ def test_the_first_flush_is_small_and_pieces_grow_to_the_limit(engine):
     router = Router(
         lambda named: named,
         lambda _table: columns,
-        lambda _table, piece: small.append(piece.reader().read_all().num_rows),
+        lambda _table, piece, _later: small.append(piece.reader().read_all().num_rows),
         10,
     )
     router.feed(("t", (n,)) for n in range(95))

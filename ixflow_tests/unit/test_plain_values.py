@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ixflow.dialects.postgres.copy import encode, one_ahead
+from ixflow.dialects.postgres.copy import encode
 from ixflow.dialects.postgres.numeric import numeric_fields
 from ixflow.errors import ColumnMismatch, ValidationError, ValueDoesNotFit
 from ixflow.ingestion.pieces import Piece, Slices
@@ -34,6 +34,8 @@ NUMBER = Column("n", "integer", pa.int32())
     [
         ([1, None, -5], pa.int16()),
         ([1.5, None, float("inf")], pa.float64()),
+        ([1.5, None, 1e-50], pa.float32()),
+        ([None], pa.decimal128(12, 2)),
         (["a", None, ""], pa.string()),
         ([decimal.Decimal("1.50"), None, decimal.Decimal(-7)], pa.decimal128(12, 2)),
         ([True, None, False], pa.bool_()),
@@ -66,7 +68,13 @@ def test_the_short_way_gives_what_arrow_gives(values, type_):
         ([NOON], UTC),
         ([NOON.replace(tzinfo=dt.UTC)], pa.timestamp("us")),
         ([NOON], pa.timestamp("s")),
+        ([1e300], pa.float32()),
         ([np.int32(1)], pa.int32()),
+        ([b"a", "b"], pa.binary()),
+        ([b"a", "b"], pa.string()),
+        ([True, 1], pa.bool_()),
+        ([decimal.Decimal(1), True], pa.decimal128(12, 2)),
+        ([1.5], pa.decimal128(12, 2)),
         ([None], pa.int32()),
     ],
 )
@@ -75,7 +83,7 @@ def test_what_is_odd_or_does_not_fit_is_left_to_the_careful_way(values, type_):
 
 
 def test_a_bad_value_behind_the_first_slice_is_named_with_its_row():
-    def read(_table, rows):
+    def read(_table, rows, _later):
         rows.reader().read_all()
 
     router = Router(lambda named: named, lambda _: [NUMBER], read, 10_000)
@@ -87,7 +95,7 @@ def test_a_bad_value_behind_the_first_slice_is_named_with_its_row():
 def test_rows_wait_for_their_table_and_come_in_its_order():
     seen: dict[str, list[int]] = {"a": [], "b": []}
 
-    def read(table, rows):
+    def read(table, rows, _later):
         seen[table].extend(rows.reader().read_all().column("n").to_pylist())
 
     router = Router(lambda n: n if n in seen else None, lambda _: [NUMBER], read, 100)
@@ -108,16 +116,6 @@ def test_slices_have_one_type_also_where_a_moment_is_infinite():
     made = Slices(piece, [column], lambda some, n: convert(some, first_row=n)).reader().read_all()
     assert made.num_rows == 6001
     assert str(made.column("at")[6000].as_py()) == "infinity"
-
-
-def test_one_ahead_keeps_the_order_and_raises_in_its_place():
-    assert list(one_ahead(abs, iter([]))) == []
-    assert list(one_ahead(abs, iter([-1]))) == [1]
-    assert np.array_equal(list(one_ahead(abs, iter(range(0, -99, -1)))), range(99))
-    made = one_ahead(lambda n: 1 // n, iter([1, 1, 0, 1]))
-    assert [next(made), next(made)] == [1, 1]
-    with pytest.raises(ZeroDivisionError):
-        next(made)
 
 
 def test_neighbours_with_nulls_are_laid_side_by_side():
@@ -163,7 +161,7 @@ def test_numerics_that_fit_64_bits_are_written_as_those_that_do_not(scale):
 
 
 def test_a_row_that_the_database_refuses_is_shown_from_among_those_that_waited():
-    def refuse(_table, _rows):
+    def refuse(_table, _rows, _later):
         msg = "t.n in row 300 is refused"
         raise ValueDoesNotFit(msg, table="t", column="n", row=300)
 

@@ -10,11 +10,8 @@ The driver's connection stays the caller's: rows travel in its transaction.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -51,12 +48,6 @@ _FIRST_MICROSECOND = _FIRST_DAY * 86_400_000_000
 # A batch is cut so that what is made of a piece stays in the processor's cache.
 _PIECE_BYTES = 4 << 20
 _PIECE_ROWS = 16_000
-# Small batches are made from Python objects, as a rule. Whoever makes them holds the interpreter,
-# so that a thread that encodes them would mostly wait for it.
-_FEW_ROWS = 4_096
-
-_Item = TypeVar("_Item")
-_Made = TypeVar("_Made")
 
 Fields = list[Part]
 """The parts of one encoded field a row."""
@@ -96,29 +87,6 @@ def _encoded(piece: _Piece, columns: Sequence[Column]) -> bytes | memoryview:
         return encode(piece.batch, columns)
     except ValueDoesNotFit as error:
         raise counted_from(error, piece.first_row) from None
-
-
-def one_ahead(work: Callable[[_Item], _Made], items: Iterator[_Item]) -> Iterator[_Made]:
-    """Do the work on an item in a thread while whoever asks is busy with what was made before.
-
-    The items are taken in the caller's thread: what gives them need not be safe elsewhere.
-
-    >>> list(one_ahead(len, iter(["a", "bc", "def"])))
-    [1, 2, 3]
-    """
-    first = list(itertools.islice(items, 2))
-    if len(first) < 2:  # noqa: PLR2004 - one item has nothing to be ahead of
-        yield from map(work, first)
-        return
-    with ThreadPoolExecutor(1, thread_name_prefix="ixflow-encode") as pool:
-        before: Future[_Made] | None = None
-        for item in itertools.chain(first, items):
-            following = pool.submit(work, item)
-            if before is not None:
-                yield before.result()
-            before = following
-        if before is not None:
-            yield before.result()
 
 
 def encode(batch: pa.RecordBatch, columns: Sequence[Column]) -> bytes | memoryview:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -11,6 +14,7 @@ import sqlalchemy as sa
 
 from ixflow.dialects.base import run
 from ixflow.dialects.facts import sqlalchemy_error
+from ixflow.dialects.later import Later, apart
 from ixflow.dialects.postgres.blame import blamed, refuse_rounded
 from ixflow.dialects.postgres.copy import copy_stream
 from ixflow.dialects.postgres.refusals import refusal
@@ -26,22 +30,31 @@ if TYPE_CHECKING:
 __all__ = ["is_copied", "load"]
 
 
-def load(
+def load(  # noqa: PLR0917 - the parameters of the dialect's method
     dialect: Dialect,
     conn: sa.Connection,
     table: TableName,
     columns: Sequence[Column],
     reader: pa.RecordBatchReader,
+    later: Later | None = None,
 ) -> int:
-    """Append the reader's rows; columns whose binary form we do not write are cast from text."""
-    if all(is_copied(column) for column in columns):
-        return _copy(conn, dialect.qualified(table), columns, reader, dialect)
+    """Append the reader's rows; columns whose binary form we do not write are cast from text.
+
+    With ``later`` the database may still be at work when this returns.
+    """
+    if later is not None and not (_ends_apart(conn) and all(map(is_copied, columns))):
+        later.settle()
+        later = None
+    if all(map(is_copied, columns)):
+        statement = _statement(dialect, dialect.qualified(table), columns)
+        return _copy(conn, statement, columns, reader, later)
     stage = TableName(f"_ixflow_text_{uuid.uuid4().hex}", "pg_temp")
     staged = [c if is_copied(c) else replace(c, sql_type="text") for c in columns]
     bare = [replace(c, nullable=True, key_position=None) for c in staged]
     lines = ", ".join(f"{dialect.quote(c.name)} {c.sql_type}" for c in bare)
     run(conn, f"CREATE TEMPORARY TABLE {dialect.quote(stage.name)} ({lines}) ON COMMIT DROP")
-    rows = _copy(conn, dialect.qualified(stage), staged, reader, dialect)
+    statement = _statement(dialect, dialect.qualified(stage), staged)
+    rows = _copy(conn, statement, staged, reader)
     waiting = [c for c in columns if not is_copied(c)]
     refuse_rounded(dialect, conn, stage, waiting, table)
     names = dialect.column_list(c.name for c in columns)
@@ -70,17 +83,20 @@ def is_copied(column: Column) -> bool:
     return not column.as_text and base_type(column.sql_type) in COPIED
 
 
+def _statement(dialect: Dialect, qualified: str, columns: Sequence[Column]) -> str:
+    names = dialect.column_list(column.name for column in columns)
+    return f"COPY {qualified} ({names}) FROM STDIN (FORMAT binary)"
+
+
 def _copy(
     conn: sa.Connection,
-    qualified: str,
+    statement: str,
     columns: Sequence[Column],
     reader: pa.RecordBatchReader,
-    dialect: Dialect,
+    later: Later | None = None,
 ) -> int:
-    names = dialect.column_list(c.name for c in columns)
-    statement = f"COPY {qualified} ({names}) FROM STDIN (FORMAT binary)"
     counter = _Counter(reader)
-    _send(conn, statement, copy_stream(iter(counter), columns))
+    _send(conn, statement, copy_stream(iter(counter), columns), later)
     return counter.rows
 
 
@@ -97,7 +113,12 @@ class _Counter:
             yield batch
 
 
-def _send(conn: sa.Connection, statement: str, pieces: Iterable[bytes | memoryview]) -> None:
+def _send(
+    conn: sa.Connection,
+    statement: str,
+    pieces: Iterable[bytes | memoryview],
+    later: Later | None,
+) -> None:
     driver: Any = conn.connection.driver_connection
     send = _SENDERS.get(conn.dialect.driver)
     if send is None:
@@ -106,10 +127,24 @@ def _send(conn: sa.Connection, statement: str, pieces: Iterable[bytes | memoryvi
             f"use postgresql+psycopg or postgresql+psycopg2"
         )
         raise UnsupportedDatabase(msg, driver=conn.dialect.driver)
-    errors = conn.dialect.loaded_dbapi.Error
+    telling = functools.partial(_refusals, conn, statement)
+    with telling():
+        if later is None:
+            send(driver, statement, pieces)
+        else:
+            _send_ahead(driver, statement, pieces, later.within(telling))
+
+
+def _ends_apart(conn: sa.Connection) -> bool:
+    return bool(conn.dialect.driver == "psycopg")
+
+
+@contextlib.contextmanager
+def _refusals(conn: sa.Connection, statement: str) -> Iterator[None]:
+    """Tell the driver's errors as ixflow's."""
     try:
-        send(driver, statement, pieces)
-    except errors as error:
+        yield
+    except conn.dialect.loaded_dbapi.Error as error:
         raise refusal(sqlalchemy_error(conn, statement, error)) from error
 
 
@@ -117,6 +152,25 @@ def _send_psycopg(driver: Any, statement: str, pieces: Iterable[bytes | memoryvi
     with driver.cursor() as cursor, cursor.copy(statement) as copy:
         for piece in pieces:
             copy.write(piece)
+
+
+def _send_ahead(
+    driver: Any, statement: str, pieces: Iterable[bytes | memoryview], later: Later
+) -> None:
+    """Send all rows, and let a thread wait for the server's answer.
+
+    The first rows are made ready while the server still works on those of the load before.
+    psycopg holds the connection's lock while a COPY is open, so that whoever uses the connection
+    meanwhile comes after the answer.
+    """
+    rest = iter(pieces)
+    first = list(itertools.islice(rest, 2))  # the header, and rows
+    later.settle()
+    with contextlib.ExitStack() as stack:
+        copy = stack.enter_context(stack.enter_context(driver.cursor()).copy(statement))
+        for piece in itertools.chain(first, rest):
+            copy.write(piece)
+        later.hold(apart(stack.pop_all().close, driver.cancel_safe))
 
 
 def _send_psycopg2(driver: Any, statement: str, pieces: Iterable[bytes | memoryview]) -> None:

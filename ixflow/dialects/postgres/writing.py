@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from ixflow.dialects.base import NOTHING_ASIDE, Dialect, MergeCounts, run
 from ixflow.dialects.details import details
+from ixflow.dialects.later import Later
 from ixflow.dialects.postgres import (
     blame,
     catalog,
@@ -81,6 +82,17 @@ class PostgresWriting(Dialect):
     ) -> int:
         """Append the reader's rows by binary COPY; types it does not write go through text."""
         return load(self, conn, table, columns, reader)
+
+    def load_ahead(
+        self,
+        conn: sa.Connection,
+        table: TableName,
+        columns: Sequence[Column],
+        reader: pa.RecordBatchReader,
+        later: Later,
+    ) -> int:
+        """Append the reader's rows; the COPY may end in a thread, with psycopg 3."""
+        return load(self, conn, table, columns, reader, later)
 
     def takes_first_rows(self, conn: sa.Connection, table: TableName) -> bool:
         """Say whether rows may go straight into a table with a key, since it has none yet."""
@@ -240,7 +252,9 @@ class PostgresWriting(Dialect):
         return needs.needs_in(conn, schema)
 
     @contextlib.contextmanager
-    def advisory_lock(self, conn: sa.Connection, name: str) -> Iterator[None]:
+    def advisory_lock(
+        self, conn: sa.Connection, name: str, *, shared: bool = False
+    ) -> Iterator[None]:
         """Hold a transaction-level advisory lock, keyed by the name's hash.
 
         The transaction becomes READ COMMITTED, whatever the engine's default: what others
@@ -251,5 +265,6 @@ class PostgresWriting(Dialect):
         key = int.from_bytes(digest[:8], "big", signed=True)
         # to_regclass() answers from a cache of the session, which learns what others have made
         # when a relation is locked: not by waiting for this lock.
-        run(conn, f"SELECT pg_advisory_xact_lock({key}); SELECT FROM pg_catalog.pg_class LIMIT 0")
+        take = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
+        run(conn, f"SELECT {take}({key}); SELECT FROM pg_catalog.pg_class LIMIT 0")
         yield
