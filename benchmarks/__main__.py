@@ -31,6 +31,9 @@ CASES = (
     "flow_frames",
     "flow_tasks",
     "flow_commit",
+    "dagster_load",
+    "dagster_events",
+    "dagster_command",
     "mysql",
 )
 _ROWS = 1_000_000

@@ -22,12 +22,16 @@ _UNITS = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A promise: ``field`` of a contender is at most this share of another's (None: this much)."""
+    """A promise: ``field`` of a contender is at most this share of another's (None: this much).
+
+    What the contenders ``over`` take is subtracted first.
+    """
 
     contender: str
     field: str
     at_most: float
     of: str | None = None
+    over: tuple[str, ...] = ()
 
 
 def machine_facts() -> str:
@@ -79,12 +83,15 @@ def judged(targets: Sequence[Target], measurements: Sequence[Measurement]) -> It
     for target in targets:
         unit, other = _UNITS[target.field], target.of
         what = f"{target.contender}: {unit}" + (f" of {other}" if other else "")
-        if target.contender not in known or (other is not None and other not in known):
+        what += f" over {' and '.join(target.over)}" if target.over else ""
+        if not {target.contender, *target.over, *([other] if other else [])} <= known.keys():
             yield f"not measured  {what}: at most {target.at_most:g}"
             continue
         found = known[target.contender]
         value = (
-            found.median(target.field) if other is None else found.ratio(target.field, known[other])
+            found.median(target.field) - sum(known[one].median(target.field) for one in target.over)
+            if other is None
+            else found.ratio(target.field, known[other])
         )
         reached = value is not None and value <= target.at_most
         shown = "nothing to divide by" if value is None else f"{value:.3g}"

@@ -15,6 +15,7 @@ from ixflow.engine import (
     ThreadedEngine,
 )
 from ixflow.errors import (
+    ApprovalRefused,
     ArrivalDiffers,
     AuditFailed,
     CacheError,
@@ -132,6 +133,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AUTO_VERSION",
+    "ApprovalRefused",
     "Arrival",
     "ArrivalDiffers",
     "AuditFailed",

@@ -27,6 +27,7 @@ IxflowError (IxtractError)
 ├── StateUnavailable                 mend the place: the state database cannot be used
 ├── ReplacementRefused               decide: something hangs on the table that would be lost
 ├── AuditFailed                      decide: an audit refused the stage, nothing was published
+├── ApprovalRefused                  decide: what waits to be published by hand can be no more
 ├── NotRecommendedError              decide: the plan's verdict is NOT RECOMMENDED
 ├── SnapshotUnavailable              decide: one snapshot for all workers cannot be had
 ├── PlanCorruptionError              give up: a stored plan is not what was stored
@@ -51,6 +52,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "ApprovalRefused",
     "ArrivalDiffers",
     "AuditFailed",
     "CacheError",
@@ -230,6 +232,10 @@ class ReplacementRefused(IxflowError):
 
 class AuditFailed(IxflowError):
     """An audit refused the tables of the stage; nothing was published."""
+
+
+class ApprovalRefused(IxflowError):
+    """What was to be published by hand does not wait any more, or is superseded."""
 
 
 class NotRecommendedError(IxflowError):

@@ -11,7 +11,7 @@ from benchmarks.cases.source import connect, quieten
 from benchmarks.harness import Contender
 from benchmarks.report import Target
 
-__all__ = ["Work", "contender"]
+__all__ = ["Work", "clear", "contender"]
 
 TITLE = "a frame of six columns as a table of a flow, written and read"
 
@@ -46,7 +46,7 @@ def contender(who: str, work: Work, url: str, store: str) -> Contender:
         (sys.executable, *command) if own else command,
         peer=None if own else who,
         rows=work.done,
-        before=lambda: _clear(url),
+        before=lambda: clear(url),
     )
 
 
@@ -62,7 +62,7 @@ def prepare(url: str, rows: int) -> list[Contender]:
     ]
 
 
-def _clear(url: str) -> None:
+def clear(url: str) -> None:
     """Drop what the one before has left."""
     schemas = (
         "SELECT nspname FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_%' "

@@ -64,6 +64,7 @@ context_options = together(
     click.option("--maintenance-window-minutes", type=float),
     click.option("--disk-budget-gb", type=float),
     click.option("--egress-budget-gb", type=float),
+    click.option("--dask-address", metavar="ADDRESS", help="a Dask cluster that reads the tasks"),
     click.option("--context-file", metavar="PATH", help="JSON with these names as keys"),
 )
 

@@ -1,15 +1,25 @@
 """Ingesting what an extraction published: the common case, without a line of user code."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 import sqlalchemy as sa
 
+from ixflow.dagster.configured import configured, schema_of
 from ixflow.dagster.extraction import extraction_key
 from ixflow.dagster.failures import failures
+from ixflow.dagster.ingest_partitions import (
+    PartitionLoad,
+    materialize_partitions,
+    refuse_with_partitions,
+)
 from ixflow.dagster.ingestion import IngestConfig, materialize_ingest, table_spec
 from ixflow.dagster.metadata import word
+from ixflow.dagster.partitions import By, Partitioning, backfills, partitioning
+from ixflow.dagster.specs import called_at
 from ixflow.dagster.table_store import WAREHOUSE, SQLTableStoreResource, key_and_kinds
 from ixflow.errors import TableNotFound, ValidationError
 from ixflow.extraction.intent import ExtractionIntent
@@ -25,7 +35,7 @@ __all__ = ["ingest_extraction"]
 def ingest_extraction(
     intent: ExtractionIntent,
     *,
-    cursor: str,
+    cursor: str | None = None,
     schema: str = "raw",
     table: str | None = None,
     primary_key: Sequence[str] | None = None,
@@ -40,6 +50,10 @@ def ingest_extraction(
     pool: str | None = None,
     tags: Mapping[str, str] | None = None,
     owners: Sequence[str] | None = None,
+    partitions_def: dg.PartitionsDefinition[Any] | None = None,
+    partition_by: By | None = None,
+    backfill_policy: dg.BackfillPolicy | None = None,
+    **asset: Any,
 ) -> dg.AssetsDefinition:
     """Make an asset that ingests the rows of an extraction that lie beyond the high watermark.
 
@@ -49,6 +63,13 @@ def ingest_extraction(
     tells the icon, and is expected as resource ``warehouse``. ``deps`` names the extraction asset
     where it does not have its default key.
 
+    With ``partitions_def`` and ``partition_by``, those of the extraction, a run takes the files of
+    its partition, and replaces the rows of that partition; there is no ``cursor`` then. All other
+    arguments are those of `dagster.AssetSpec`.
+
+    Raises:
+        ValidationError: there is neither a cursor nor partitions, or there are both.
+
     >>> intent = ExtractionIntent("sqlite", {"database": "shop.db"}, "orders")
     >>> ingest_extraction(intent, cursor="order_id").key.to_user_string()
     'raw/orders'
@@ -57,6 +78,14 @@ def ingest_extraction(
     upstream = [extraction_key(intent)] if deps is None else list(deps)
     place = TableName(name, schema)
     key, icons = key_and_kinds(warehouse, kinds)
+    parted = partitioning(partitions_def, partition_by, f"the ingest of {place}")
+    if parted is not None:
+        refuse_with_partitions(cursor=cursor is not None, overlap=overlap is not None)
+    elif cursor is None:
+        msg = (
+            f"the ingest of {place} has no cursor, which says what is new; give one, or partitions"
+        )
+        raise ValidationError(msg, argument="cursor")
 
     @dg.multi_asset(
         name=f"ingest_{word(schema)}_{word(name)}",
@@ -71,15 +100,29 @@ def ingest_extraction(
                 automation_condition=automation_condition,
                 tags=tags,
                 owners=owners,
-                description=f"The extracted rows of {intent.object_name}, by {cursor}.",
+                description=f"The extracted rows of {intent.object_name}"
+                + (f", by {cursor}." if cursor else ", partition by partition."),
+                code=called_at(),
+                asset=asset,
+                parted=parted,
             )
         ],
+        config_schema=schema_of(IngestConfig),
         required_resource_keys={key, planner},
         retry_policy=retry_policy,
         pool=pool,
+        partitions_def=partitions_def,
+        backfill_policy=backfills(partitions_def, backfill_policy),
     )
-    def _ingest(context: dg.AssetExecutionContext, config: IngestConfig) -> Any:
-        resource = getattr(context.resources, key)
+    def _ingest(context: dg.AssetExecutionContext) -> Any:
+        resource, config = getattr(context.resources, key), configured(context, IngestConfig)
+        if parted is not None or cursor is None:
+            with failures():
+                config.refuse_with_partitions()
+                ready = getattr(context.resources, planner).intent(intent)
+            load = functools.partial(_load, parted, ready, place, primary_key)
+            yield from materialize_partitions(context, resource, load)
+            return
         with failures():
             ready = getattr(context.resources, planner).intent(intent)
             manifest, files, filesystem = _published(ready)
@@ -89,9 +132,34 @@ def ingest_extraction(
             batches = parquet_batches(
                 files, target, cursor=cursor, overlap=overlap, filesystem=filesystem
             )
-        yield from materialize_ingest(context, resource, metadata, batches, config)
+        yield from materialize_ingest(resource, metadata, batches, config)
 
     return _ingest
+
+
+def _load(
+    parted: Partitioning | None,
+    intent: ExtractionIntent,
+    place: TableName,
+    primary_key: Sequence[str] | None,
+    partition: str,
+) -> PartitionLoad:
+    """Make ready what fills a partition of the table with the files of its extraction."""
+    if parted is None:
+        raise ValidationError(f"the ingest of {place} has neither a cursor nor partitions")
+    slice_ = parted.slice(partition)
+    manifest, files, filesystem = _published(replace(intent, partition=slice_.path))
+    metadata = sa.MetaData()
+    table = _table(metadata, place, manifest, primary_key)
+
+    def batches(_: Any) -> Iterator[Any]:
+        # It loads pandas, which nobody needs who does not come here.
+        import pyarrow.dataset as ds
+
+        rows = ds.dataset(files, format="parquet", filesystem=filesystem)
+        yield None, {"files": len(files)}, [(table, rows.scanner().to_reader())]
+
+    return PartitionLoad(metadata, batches, {table: slice_})
 
 
 def _published(intent: ExtractionIntent) -> tuple[Manifest, list[str], Any]:
@@ -99,8 +167,10 @@ def _published(intent: ExtractionIntent) -> tuple[Manifest, list[str], Any]:
     place = place_of(intent)
     manifest = place.published()
     if manifest is None:
+        which = f" (partition {'|'.join(intent.partition)})" if intent.partition else ""
         msg = (
-            f"nothing of {intent.object_name} is published in {intent.output_dir}; extract it first"
+            f"nothing of {intent.object_name}{which} is published in {intent.output_dir}; extract "
+            f"it first"
         )
         raise TableNotFound(msg, table=intent.object_name)
     if manifest.output_format != "parquet":

@@ -8,16 +8,33 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from ixflow.dagster.extraction_events import ExtractionEvents, Published
-from ixflow.dagster.extraction_run import INTENT, intents_of, published_before, published_tables
+from ixflow.dagster.checked_plans import asked_checks, dry_runs
+from ixflow.dagster.configured import configured, schema_of
+from ixflow.dagster.extraction_events import ExtractionEvents, Published, Told
+from ixflow.dagster.extraction_run import (
+    INTENT,
+    PARTITIONING,
+    intents_of,
+    known_intents,
+    parts_of,
+    published_before,
+    published_tables,
+)
 from ixflow.dagster.failures import failures
 from ixflow.dagster.held import held
 from ixflow.dagster.metadata import asset_key, table_uri, word
+from ixflow.dagster.partition_events import RangeEvents
+from ixflow.dagster.partitions import By, Partitioning, backfills, partition_keys, partitioning
+from ixflow.dagster.parts import Part
 from ixflow.dagster.plan_checks import PlanCheck
 from ixflow.dagster.runtime_config import RuntimeConfig
+from ixflow.dagster.specs import asset_spec, called_at
+from ixflow.dagster.timeline import Recorder
 from ixflow.errors import ValidationError
+from ixflow.events import listen
 from ixflow.extraction.api import execute, plan
 from ixflow.extraction.context import RuntimeContext
+from ixflow.extraction.cost import CostConfig
 from ixflow.extraction.explain import Explanation
 from ixflow.extraction.intent import ExtractionIntent
 from ixflow.extraction.output import published_uri
@@ -51,6 +68,9 @@ class PlannerResource(dg.ConfigurableResource[Any]):
     output_dir: str | None = Field(
         default=None, description="where files go, for intents that keep the default ./output"
     )
+    dask_address: str | None = Field(
+        default=None, description="scheduler of the Dask cluster whose workers read the tasks"
+    )
 
     def intent(self, intent: ExtractionIntent) -> ExtractionIntent:
         """Give the intent as it will run: secrets read, the resource's defaults filled in."""
@@ -66,7 +86,17 @@ class PlannerResource(dg.ConfigurableResource[Any]):
         self, intent: ExtractionIntent, runtime_context: RuntimeContext | None = None
     ) -> PlanResult:
         """Plan an extraction; nothing is extracted."""
-        return plan(self.intent(intent), runtime_context)
+        context = runtime_context
+        if self.dask_address is not None:
+            context = context or RuntimeContext()
+            address = context.dask_address or self.dask_address
+            context = dataclasses.replace(context, dask_address=address)
+        return plan(self.intent(intent), context)
+
+    def _config(self, config: RuntimeConfig) -> RuntimeConfig:
+        """Let the run's config say what the resource says, unless it says another thing."""
+        address = config.dask_address or self.dask_address
+        return config.model_copy(update={"dask_address": address})
 
     def run(
         self,
@@ -87,9 +117,11 @@ class PlannerResource(dg.ConfigurableResource[Any]):
             yield from planner.run(context).fetch_row_count().fetch_column_metadata().fetch_plan()
 
         """
-        chosen = config or RuntimeConfig()
+        chosen = self._config(config or RuntimeConfig())
         given = [intents] if isinstance(intents, ExtractionIntent) else intents
-        return ExtractionEvents(self._published(context, given, chosen, one_moment=one_moment))
+        range_ = RangeEvents(context, partition_keys(context)) if _ranged(context) else None
+        published = self._published(context, given, chosen, one_moment=one_moment)
+        return ExtractionEvents(published, range_)
 
     def _published(
         self,
@@ -98,15 +130,25 @@ class PlannerResource(dg.ConfigurableResource[Any]):
         config: RuntimeConfig,
         *,
         one_moment: bool,
-    ) -> Iterator[Published | dg.MaterializeResult[Any]]:
+    ) -> Iterator[Published | tuple[Part, Told]]:
         with failures():
+            checks = asked_checks(context)
+
+            def planned(key: dg.AssetKey, rates: CostConfig | None) -> PlanResult:
+                intent = config.applied(self.intent(known_intents(context)[key]))
+                return plan(intent, config.context(), rates)
+
+            yield from dry_runs(context, checks, planned, force=config.force)
             wanted = intents_of(context, given)
-            ready = {key: config.applied(self.intent(intent)) for key, intent in wanted.items()}
+            intents = {key: config.applied(self.intent(intent)) for key, intent in wanted.items()}
+            ready = parts_of(context, intents)
             before = published_before(context, ready)
-            yield from before.values()
+            yield from before.items()
             rest = {key: intent for key, intent in ready.items() if key not in before}
             if rest:
-                yield from published_tables(rest, config, context.log.info, one_moment=one_moment)
+                yield from published_tables(
+                    rest, config, context.log.info, one_moment=one_moment, checks=checks
+                )
 
     def run_checked(
         self,
@@ -117,7 +159,8 @@ class PlannerResource(dg.ConfigurableResource[Any]):
     ) -> Iterator[Any]:
         """Plan, then execute unless the check refuses the plan or nothing but it was asked for."""
         with failures():
-            planned = plan(config.applied(self.intent(intent)), config.context(), check.rates)
+            chosen = self._config(config).context()
+            planned = plan(config.applied(self.intent(intent)), chosen, check.rates)
         context.log.info("%s", Explanation(planned))
         checks = context.selected_asset_check_keys
         # Executed alone, the check is all that is selected.
@@ -130,12 +173,17 @@ class PlannerResource(dg.ConfigurableResource[Any]):
             yield verdict
             asked = False
         if wanted:
-            with failures():
+            seen = Recorder()
+            with failures(), listen(seen):
                 done = execute(planned, force=config.force)
-            told = Published(key, planned.intent, planned.plan, done, planned)
+            told = Published(Part(key), planned.intent, planned.plan, done, planned, seen.bars)
             yield told.event(rows=True, columns=True, plan=True)
         if asked:
             yield verdict
+
+
+def _ranged(context: dg.AssetExecutionContext) -> bool:
+    return context.has_partition_key_range and not context.has_partition_key
 
 
 def resolved(intent: ExtractionIntent) -> ExtractionIntent:
@@ -187,7 +235,7 @@ def source_asset(intent: ExtractionIntent, *, group_name: str = "sources") -> dg
         group_name=group_name,
         kinds={intent.dialect.kind},
         description=f"The table {intent.object_name}, which other systems write to.",
-        metadata={"dagster/uri": table_uri(url, table)},
+        metadata={"dagster/uri": table_uri(url, table), **called_at()},
     )
 
 
@@ -204,6 +252,11 @@ def extraction_asset(
     tags: Mapping[str, str] | None = None,
     owners: Sequence[str] | None = None,
     check: PlanCheck | None = None,
+    partitions_def: dg.PartitionsDefinition[Any] | None = None,
+    partition_by: By | None = None,
+    backfill_policy: dg.BackfillPolicy | None = None,
+    one_moment: bool = True,
+    **asset: Any,
 ) -> dg.AssetsDefinition:
     """Make an asset of an extraction: its materialization is a published set of Parquet files.
 
@@ -212,19 +265,35 @@ def extraction_asset(
     many extractions read one server. ``planner`` is the key of the `PlannerResource`. With
     ``check``, which `plan_check` makes, the plan is seen and judged before anything is read.
 
+    With ``partitions_def`` each partition is extracted on its own: the rows whose column
+    ``partition_by`` lies in its window of time, or is its key. Their files are in
+    ``<output_dir>/<table>/<partition>/``. Unless ``backfill_policy`` says otherwise, one run
+    extracts all partitions of a backfill that follow each other, of one moment unless
+    ``one_moment`` is False. All other arguments are those of `dagster.AssetSpec`, such as
+    ``description``, ``metadata`` or ``freshness_policy``.
+
+    Raises:
+        ValidationError: partitions and their column do not go together, or with the rest.
+
     >>> intent = ExtractionIntent("sqlite", {"database": "shop.db"}, "orders")
     >>> extraction_asset(intent).key.to_user_string()
     'extracted/orders'
     """
     made = extraction_key(intent) if key is None else dg.AssetKey.from_coercible(key)
+    parted = partitioning(partitions_def, partition_by, made.to_user_string())
+    if parted is not None and check is not None:
+        msg = f"{made.to_user_string()} has partitions, and a plan check plans a whole table"
+        raise ValidationError(f"{msg}; leave check out", argument="check")
     spec = extraction_spec(
         intent,
         key=made,
         deps=deps,
+        parted=parted,
         group_name=group_name,
         automation_condition=automation_condition,
         tags=tags,
         owners=owners,
+        **asset,
     )
 
     @dg.multi_asset(
@@ -233,15 +302,19 @@ def extraction_asset(
         check_specs=[] if check is None else [check.spec(made)],
         # The check alone is a selection of no asset.
         can_subset=check is not None,
+        config_schema=schema_of(RuntimeConfig),
         required_resource_keys={planner},
         retry_policy=retry_policy,
         pool=pool or pool_of(intent),
+        partitions_def=partitions_def,
+        backfill_policy=backfills(partitions_def, backfill_policy),
     )
-    def _extract(context: dg.AssetExecutionContext, config: RuntimeConfig) -> Any:
+    def _extract(context: dg.AssetExecutionContext) -> Any:
         resource: PlannerResource = getattr(context.resources, planner)
+        config = configured(context, RuntimeConfig)
         # What was planned before is run again as it was, so there is nothing to judge.
         if check is None or config.replay_run_id is not None:
-            events = resource.run(context, [intent], config)
+            events = resource.run(context, [intent], config, one_moment=one_moment)
             yield from events.fetch_row_count().fetch_column_metadata().fetch_plan()
         else:
             yield from resource.run_checked(context, intent, config, check)
@@ -254,22 +327,31 @@ def extraction_spec(
     *,
     key: dg.AssetKey | None = None,
     deps: Iterable[Any] | None = None,
+    parted: Partitioning | None = None,
     **options: Any,
 ) -> dg.AssetSpec:
     """Describe the asset of an extraction: key, source table upstream, place, kinds.
+
+    ``parted`` says which rows its partitions are.
 
     >>> intent = ExtractionIntent("sqlite", {"database": "shop.db"}, "orders")
     >>> sorted(extraction_spec(intent).kinds)
     ['parquet', 'sqlite']
     """
-    return dg.AssetSpec(
-        key or extraction_key(intent),
-        deps=[source_key(intent)] if deps is None else list(deps),
-        kinds={intent.dialect.kind, intent.file_format, *_cloud(intent)},
-        description=f"The rows of {intent.object_name} as files, all of one moment.",
-        metadata={**_place(intent), INTENT: held(intent)},
-        **options,
-    )
+    if parted is not None and intent.mode == "incremental":
+        msg = (
+            f"the extraction of {intent.object_name} is incremental and has partitions; a "
+            f"partition says itself which rows it has, so give mode='full'"
+        )
+        raise ValidationError(msg, argument="partitions_def")
+    by_partition = {} if parted is None else {PARTITIONING: held(parted)}
+    own = {
+        "deps": [source_key(intent)] if deps is None else list(deps),
+        "kinds": {intent.dialect.kind, intent.file_format, *_cloud(intent)},
+        "description": f"The rows of {intent.object_name} as files, all of one moment.",
+        "metadata": {**_place(intent), INTENT: held(intent), **by_partition, **called_at()},
+    }
+    return asset_spec(key or extraction_key(intent), own, options)
 
 
 def pool_of(intent: ExtractionIntent) -> str:

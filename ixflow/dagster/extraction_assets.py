@@ -5,8 +5,12 @@ from typing import Any
 
 import dagster as dg
 
+from ixflow.dagster.checked_plans import PLAN_CHECK
 from ixflow.dagster.extraction import PlannerResource, extraction_key, extraction_spec, pool_of
+from ixflow.dagster.held import held
 from ixflow.dagster.metadata import word
+from ixflow.dagster.partitions import By, Partitioning, backfills, partitioning
+from ixflow.dagster.plan_checks import PlanCheck
 from ixflow.dagster.runtime_config import RuntimeConfig
 from ixflow.errors import ValidationError
 from ixflow.extraction.intent import ExtractionIntent
@@ -26,16 +30,24 @@ def extraction_assets(
     pool: str | None = None,
     tags: Mapping[str, str] | None = None,
     owners: Sequence[str] | None = None,
+    partitions_def: dg.PartitionsDefinition[Any] | None = None,
+    partition_by: By | Callable[[ExtractionIntent], By] | None = None,
+    backfill_policy: dg.BackfillPolicy | None = None,
+    check: PlanCheck | None = None,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """Decorate the body of a step that extracts the tables of one database.
 
     The body passes on what `PlannerResource.run` yields: an event for each table as soon as it is
     published. A table that fails does not stop the others; the step then fails and names it, and a
     retry extracts only what failed. ``key`` makes the asset key of an intent, ``planner`` is the
-    key of a resource that the body takes from its context.
+    key of a resource that the body takes from its context. ``partitions_def``, ``partition_by``
+    (or a function that gives it for an intent) and ``backfill_policy``: see `extraction_asset`.
+    ``check``, which `plan_check` makes, judges the plan of each table before anything is read; a
+    table whose plan is refused does not stop the others.
 
     Raises:
-        ValidationError: there is no intent, or they are of several databases.
+        ValidationError: there is no intent, or they are of several databases, or there are
+            partitions and a check.
 
     Example::
 
@@ -47,14 +59,20 @@ def extraction_assets(
     if len({str(sorted(intent.source().items(), key=str)) for intent in intents}) != 1:
         msg = "extraction_assets needs intents of one database, at least one; make one for each"
         raise ValidationError(msg, argument="intents")
+    if partitions_def is not None and check is not None:
+        msg = "extraction_assets has partitions, and a plan check plans whole tables"
+        raise ValidationError(f"{msg}; leave check out", argument="check")
+    checked = {} if check is None else {PLAN_CHECK: held(check)}
     specs = [
         extraction_spec(
             intent,
             key=key(intent),
+            metadata=checked,
             group_name=group_name,
             automation_condition=automation_condition,
             tags=tags,
             owners=owners,
+            parted=_parted(partitions_def, partition_by, intent),
         )
         for intent in intents
     ]
@@ -63,14 +81,26 @@ def extraction_assets(
         made = dg.multi_asset(
             name=name or body.__name__,
             specs=specs,
+            check_specs=[] if check is None else [check.spec(spec.key) for spec in specs],
             can_subset=True,
             required_resource_keys=set() if planner is None else {planner},
             retry_policy=retry_policy,
             pool=pool or pool_of(intents[0]),
+            partitions_def=partitions_def,
+            backfill_policy=backfills(partitions_def, backfill_policy),
         )
         return made(body)
 
     return decorate
+
+
+def _parted(
+    definition: dg.PartitionsDefinition[Any] | None,
+    by: By | Callable[[ExtractionIntent], By] | None,
+    intent: ExtractionIntent,
+) -> Partitioning | None:
+    chosen = by(intent) if callable(by) else by
+    return partitioning(definition, chosen, f"the extraction of {intent.object_name}")
 
 
 def build_extraction_assets(

@@ -1,13 +1,17 @@
 """What a run tells of each table that it published, as an iterator that can be asked for more."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import dagster as dg
 
-from ixflow.dagster.metadata import column_schema
+from ixflow.dagster.guard import guarded
+from ixflow.dagster.metadata import column_schema, lag_metadata
+from ixflow.dagster.partition_events import RangeEvents
+from ixflow.dagster.parts import Part
+from ixflow.dagster.timeline import Bar, timeline
 from ixflow.extraction.api import ExecutionResult
 from ixflow.extraction.explain import Explanation
 from ixflow.extraction.intent import ExtractionIntent
@@ -15,35 +19,62 @@ from ixflow.extraction.manifest import Manifest
 from ixflow.extraction.output import published_uri
 from ixflow.extraction.plan import ExecutionPlan, PlanResult
 
-__all__ = ["ExtractionEvents", "Published"]
+__all__ = ["ExtractionEvents", "Published", "Told"]
 
 
 @dataclass(frozen=True)
 class Published:
-    """One table that was published: its plan, its result, and the verdict if it was planned now."""
+    """One table that was published: its plan, its result, and the verdict if it was planned now.
 
-    key: dg.AssetKey
+    ``chunks`` say when its chunks were read, ``verdict`` how its plan was judged, if it was.
+    """
+
+    part: Part
     intent: ExtractionIntent
     plan: ExecutionPlan
     done: ExecutionResult
     planned: PlanResult | None = None
+    chunks: tuple[Bar, ...] = ()
+    verdict: dg.AssetCheckResult | None = None
 
     def event(self, *, rows: bool, columns: bool, plan: bool) -> dg.MaterializeResult[Any]:
         """Tell it to Dagster: equal rows give the same data version."""
-        metadata = {
-            "dagster/uri": published_uri(self.intent.output_dir, self.intent.object_name),
-            "dagster/storage_kind": self.intent.file_format,
-            **_window(self.done),
-            **_work(self.done),
+        pieces: dict[str, Callable[[], Mapping[str, Any]]] = {
+            "the place": self._place,
+            "the window": lambda: _window(self.done),
+            "the work": lambda: _work(self.done),
         }
         if rows:
-            metadata["dagster/row_count"] = self.done.manifest.total_rows
+            pieces["the rows"] = self._rows
         if columns:
-            metadata["dagster/column_schema"] = column_schema(self.plan.columns)
+            pieces["the columns"] = lambda: {
+                "dagster/column_schema": column_schema(self.plan.columns)
+            }
         if plan:
-            metadata |= self._plan()
+            pieces["the plan"] = self._plan
+            pieces["the timeline"] = self._timeline
+        metadata: dict[str, Any] = {}
+        for piece, make in pieces.items():
+            metadata |= guarded(f"{piece} of {self.part}", make, *self.intent.secrets)
         version = dg.DataVersion(_fingerprint(self.done.manifest))
-        return dg.MaterializeResult(asset_key=self.key, metadata=metadata, data_version=version)
+        return dg.MaterializeResult(
+            asset_key=self.part.key,
+            metadata=metadata,
+            data_version=version,
+            check_results=[] if self.verdict is None else [self.verdict],
+        )
+
+    def _place(self) -> dict[str, Any]:
+        intent = self.intent
+        return {
+            "dagster/uri": published_uri(intent.output_dir, intent.object_name, intent.partition),
+            "dagster/storage_kind": intent.file_format,
+            **self.part.metadata(),
+        }
+
+    def _rows(self) -> dict[str, Any]:
+        counted = "row_count" if self.part.partition is None else "partition_row_count"
+        return {f"dagster/{counted}": self.done.manifest.total_rows}
 
     def _plan(self) -> dict[str, Any]:
         told: dict[str, Any] = {
@@ -56,8 +87,15 @@ class Published:
         shown = dg.MetadataValue.md(f"```\n{Explanation(self.planned)}\n```")
         return told | {"ixflow/verdict": self.planned.verdict, "ixflow/plan": shown}
 
+    def _timeline(self) -> dict[str, Any]:
+        return {"ixflow/timeline": timeline(self.chunks, lanes=True)} if self.chunks else {}
 
-class ExtractionEvents(Iterator[dg.MaterializeResult[Any]]):
+
+Told = dg.MaterializeResult[Any] | dg.AssetCheckResult
+"""What is told of one table."""
+
+
+class ExtractionEvents(Iterator[Told | dg.AssetMaterialization]):
     """The events of an extraction, one a table, each as soon as the table is published.
 
     Say what they shall tell beside place, size and time before the first one is taken.
@@ -68,9 +106,19 @@ class ExtractionEvents(Iterator[dg.MaterializeResult[Any]]):
 
     """
 
-    def __init__(self, published: Iterator[Published | dg.MaterializeResult[Any]]) -> None:
-        """Take the tables as they are published; an event among them is passed on as it is."""
+    def __init__(
+        self,
+        published: Iterator[Published | tuple[Part, Told]],
+        range_: RangeEvents | None = None,
+    ) -> None:
+        """Take the tables as they are published, or with an event that is passed on as it is.
+
+        ``range_`` gathers the partitions of a range.
+        """
         self._published = published
+        self._range = range_
+        self._failed: BaseException | None = None
+        self._rest: Iterator[dg.AssetMaterialization] = iter(())
         self._rows = self._columns = self._plan = False
 
     def fetch_row_count(self) -> Self:
@@ -88,21 +136,44 @@ class ExtractionEvents(Iterator[dg.MaterializeResult[Any]]):
         self._plan = True
         return self
 
-    def __next__(self) -> dg.MaterializeResult[Any]:
-        """Wait for the next table."""
+    def __next__(self) -> Told | dg.AssetMaterialization:
+        """Wait for the next table, or for the last partition of a range."""
+        while self._failed is None:
+            try:
+                part, event = self._told()
+            except StopIteration:
+                raise
+            except BaseException as error:  # noqa: BLE001 - raised when what is done is told
+                self._failed, self._rest = error, self._range.rest() if self._range else iter(())
+                break
+            if (
+                self._range is None
+                or part.partition is None
+                or isinstance(event, dg.AssetCheckResult)
+            ):
+                return event
+            if (whole := self._range.take(event, part.partition)) is not None:
+                return whole
+        for one in self._rest:
+            return one
+        raise self._failed
+
+    def _told(self) -> tuple[Part, Told]:
         found = next(self._published)
         if not isinstance(found, Published):
             return found
-        return found.event(rows=self._rows, columns=self._columns, plan=self._plan)
+        event = found.event(rows=self._rows, columns=self._columns, plan=self._plan)
+        return found.part, event
 
 
 def _window(done: ExecutionResult) -> dict[str, Any]:
     window = done.manifest.window
-    seen: dict[str, Any] = {}
+    seen: dict[str, Any] = {"ixflow/new_rows": done.rows_extracted}
     if window is not None:
-        seen = {"ixflow/window": str(window), "ixflow/new_rows": done.rows_extracted}
+        seen["ixflow/window"] = str(window)
     if window is not None and window.high_watermark is not None:
         seen["ixflow/high_watermark"] = window.high_watermark
+        seen |= lag_metadata(window.high_watermark)
     if done.notes:
         seen["ixflow/notes"] = "; ".join(done.notes)
     return seen

@@ -5,6 +5,7 @@ done. A retry tells again of the tables that its earlier attempts published, wit
 """
 
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -12,27 +13,43 @@ from typing import Any
 
 import dagster as dg
 
+from ixflow.dagster.checked_plans import Checks, verdicts
 from ixflow.dagster.extraction_events import Published
-from ixflow.dagster.failures import as_failure
 from ixflow.dagster.held import object_of
+from ixflow.dagster.partitions import Partitioning, partition_keys
+from ixflow.dagster.parts import Part, raise_failed
 from ixflow.dagster.runtime_config import RuntimeConfig
+from ixflow.dagster.timeline import Recorder
 from ixflow.errors import IxflowError, SnapshotUnavailable, ValidationError
+from ixflow.events import listen
 from ixflow.extraction.api import execute, hold_snapshot, plan, published
 from ixflow.extraction.explain import Explanation
 from ixflow.extraction.history import find_row
 from ixflow.extraction.intent import ExtractionIntent
 from ixflow.extraction.plan import PlanResult
 from ixflow.extraction.replay import replay, stored_plan
+from ixflow.extraction.slicing import SlicedTable
 from ixflow.extraction.slots import connection_cap
 from ixflow.extraction.snapshot import Moment
 from ixflow.extraction.state import StatePlace
 
-__all__ = ["INTENT", "intents_of", "published_before", "published_tables"]
+__all__ = ["INTENT", "PARTITIONING", "intents_of", "known_intents", "parts_of"]
+__all__ += ["published_before", "published_tables"]
 
-INTENT = "ixflow/intent"
+INTENT, PARTITIONING = "ixflow/intent", "ixflow/partitioning"
 _TABLES_AT_A_TIME = 4
 
-Intents = Mapping[dg.AssetKey, ExtractionIntent]
+Intents = Mapping[Part, ExtractionIntent]
+
+
+def known_intents(context: dg.AssetExecutionContext) -> dict[dg.AssetKey, ExtractionIntent]:
+    """Give the intents of the step's assets, whichever of them are selected."""
+    known = {}
+    for key, metadata in context.assets_def.metadata_by_key.items():
+        intent = object_of(metadata, INTENT, ExtractionIntent)
+        if intent is not None:
+            known[key] = intent
+    return known
 
 
 def intents_of(
@@ -44,11 +61,7 @@ def intents_of(
         ValidationError: one that is given is not of an asset of this step.
 
     """
-    known = {}
-    for key, metadata in context.assets_def.metadata_by_key.items():
-        intent = object_of(metadata, INTENT, ExtractionIntent)
-        if intent is not None:
-            known[key] = intent
+    known = known_intents(context)
     for intent in given or ():
         if intent not in known.values():
             msg = (
@@ -63,14 +76,44 @@ def intents_of(
     }
 
 
+def parts_of(
+    context: dg.AssetExecutionContext, intents: Mapping[dg.AssetKey, ExtractionIntent]
+) -> dict[Part, ExtractionIntent]:
+    """Give the intents of what the run shall extract: assets, or the run's partitions of them.
+
+    Raises:
+        ValidationError: a partition's rows cannot be told exactly.
+        SourceUnavailable, TableNotFound: the source cannot be asked for its columns.
+
+    """
+    found: dict[Part, ExtractionIntent] = {}
+    for key, intent in intents.items():
+        metadata = context.assets_def.metadata_by_key[key]
+        partitioning = object_of(metadata, PARTITIONING, Partitioning)
+        if partitioning is None:
+            found[Part(key)] = intent
+            continue
+        table = SlicedTable.of(intent)
+        for partition, slice_ in partitioning.slices(partition_keys(context)).items():
+            wanted = table.intent_of(slice_)
+            found[Part(key, partition, str(slice_), table.nullable(slice_))] = wanted
+    return found
+
+
 def published_tables(
-    intents: Intents, config: RuntimeConfig, say: Callable[[str], None], *, one_moment: bool
-) -> Iterator[Published]:
+    intents: Intents,
+    config: RuntimeConfig,
+    say: Callable[[str], None],
+    *,
+    one_moment: bool,
+    checks: Checks,
+) -> Iterator[Published | tuple[Part, dg.AssetCheckResult]]:
     """Extract the tables of one source and give each as soon as it is published.
 
     All of them are of one moment unless ``one_moment`` is False, but for incremental ones that read
     what is settled, which no moment that is held can tell. Together they use as many connections as
-    the largest plan has, or a few tables at a time.
+    the largest plan has, or a few tables at a time. What one of the ``checks`` refuses is told of
+    before anything is read, the other verdicts with their tables.
 
     Raises:
         dagster.Failure: tables failed, which it names; all others were published and given.
@@ -80,10 +123,24 @@ def published_tables(
     if config.replay_run_id is not None:
         yield _replayed(intents, config, config.replay_run_id)
         return
-    failed: dict[dg.AssetKey, Exception] = {}
-    plans = _planned(intents, config, failed)
+    failed: dict[Part, Exception] = {}
+    plans = _planned(intents, config, failed, checks)
     for planned in plans.values():
         say(str(Explanation(planned)))
+    refused, kept = verdicts(plans, checks, force=config.force)
+    yield from refused.items()
+    for done in _extracted(plans, config, failed, one_moment=one_moment):
+        yield dataclasses.replace(done, verdict=kept.get(done.part))
+    raise_failed(failed, len(intents), "extracted", "published")
+
+
+def _extracted(
+    plans: Mapping[Part, PlanResult],
+    config: RuntimeConfig,
+    failed: dict[Part, Exception],
+    *,
+    one_moment: bool,
+) -> Iterator[Published]:
     if len(plans) > 1:
         yield from _several(plans, config, failed, one_moment=one_moment)
     else:
@@ -94,17 +151,16 @@ def published_tables(
                 failed[key] = error
             else:
                 yield done
-    _raise(failed, len(intents))
 
 
 def published_before(
     context: dg.AssetExecutionContext, intents: Intents
-) -> dict[dg.AssetKey, dg.MaterializeResult[Any]]:
+) -> dict[Part, dg.MaterializeResult[Any]]:
     """Find what the attempts before this retry told of tables that are still as they left them."""
     attempts = _attempts(context)
-    found: dict[dg.AssetKey, dg.MaterializeResult[Any]] = {}
-    for key, intent in intents.items() if attempts else ():
-        event = context.instance.get_latest_materialization_event(key)
+    found: dict[Part, dg.MaterializeResult[Any]] = {}
+    for part, intent in intents.items() if attempts else ():
+        event = _latest(context.instance, part)
         if event is None or event.run_id not in attempts or event.asset_materialization is None:
             continue
         if event.run_id != context.run.run_id and _succeeded(context, event):
@@ -114,12 +170,20 @@ def published_before(
         if manifest is None or run_id is None or run_id.value != manifest.run_id:
             continue
         version = (told.tags or {}).get("dagster/data_version")
-        found[key] = dg.MaterializeResult(
-            asset_key=key,
+        found[part] = dg.MaterializeResult(
+            asset_key=part.key,
             metadata={"ixflow/published_by": event.run_id, **told.metadata},
             data_version=None if version is None else dg.DataVersion(version),
         )
     return found
+
+
+def _latest(instance: dg.DagsterInstance, part: Part) -> dg.EventLogEntry | None:
+    if part.partition is None:
+        return instance.get_latest_materialization_event(part.key)
+    wanted = dg.AssetRecordsFilter(part.key, asset_partitions=[part.partition])
+    records = instance.fetch_materializations(wanted, limit=1).records
+    return records[0].event_log_entry if records else None
 
 
 def _attempts(context: dg.AssetExecutionContext) -> set[str]:
@@ -153,21 +217,22 @@ def _replayed(intents: Intents, config: RuntimeConfig, run_id: str) -> Published
 
 
 def _planned(
-    intents: Intents, config: RuntimeConfig, failed: dict[dg.AssetKey, Exception]
-) -> dict[dg.AssetKey, PlanResult]:
-    plans: dict[dg.AssetKey, PlanResult] = {}
+    intents: Intents, config: RuntimeConfig, failed: dict[Part, Exception], checks: Checks
+) -> dict[Part, PlanResult]:
+    plans: dict[Part, PlanResult] = {}
     for key, intent in intents.items():
+        rates = checks[key.key].rates if key.key in checks else None
         try:
-            plans[key] = plan(intent, config.context())
+            plans[key] = plan(intent, config.context(), rates)
         except IxflowError as error:
             failed[key] = error
     return plans
 
 
 def _several(
-    plans: Mapping[dg.AssetKey, PlanResult],
+    plans: Mapping[Part, PlanResult],
     config: RuntimeConfig,
-    failed: dict[dg.AssetKey, Exception],
+    failed: dict[Part, Exception],
     *,
     one_moment: bool,
 ) -> Iterator[Published]:
@@ -184,7 +249,7 @@ def _several(
         # Whoever stops listening lets the tables that have begun end, and no other one begin.
         stack.callback(pool.shutdown, cancel_futures=True)
 
-        def extract(key: dg.AssetKey) -> Published:
+        def extract(key: Part) -> Published:
             with room.taken(plans[key].plan.worker_count):
                 return _executed(key, plans[key], config, moment if key in together else None)
 
@@ -214,10 +279,12 @@ def _settles(planned: PlanResult) -> bool:
 
 
 def _executed(
-    key: dg.AssetKey, planned: PlanResult, config: RuntimeConfig, moment: Moment | None = None
+    key: Part, planned: PlanResult, config: RuntimeConfig, moment: Moment | None = None
 ) -> Published:
-    done = execute(planned, force=config.force, moment=moment)
-    return Published(key, planned.intent, planned.plan, done, planned)
+    seen = Recorder()
+    with listen(seen):
+        done = execute(planned, force=config.force, moment=moment)
+    return Published(key, planned.intent, planned.plan, done, planned, seen.bars)
 
 
 def _connections(plans: Sequence[PlanResult], config: RuntimeConfig) -> int:
@@ -252,24 +319,3 @@ class _Room:
             with self._changed:
                 self._left += wanted
                 self._changed.notify_all()
-
-
-def _raise(failed: Mapping[dg.AssetKey, Exception], total: int) -> None:
-    """Say which tables failed, and why; what is no error of ixflow is raised as it is."""
-    for error in failed.values():
-        if not isinstance(error, IxflowError):
-            raise error
-    made = {k: as_failure(e) for k, e in failed.items() if isinstance(e, IxflowError)}
-    if not made:
-        return
-    if total == 1:
-        ((key, failure),) = made.items()
-        raise failure from failed[key]
-    said = "; ".join(f"{key.to_user_string()}: {made[key].description}" for key in made)
-    others = ", the others are published" if len(made) < total else ""
-    msg = f"{len(made)} of {total} tables were not extracted{others}: {said}"
-    raise dg.Failure(
-        msg,
-        metadata={f"ixflow/error/{key.path[-1]}": str(made[key].description) for key in made},
-        allow_retries=any(failure.allow_retries for failure in made.values()),
-    ) from next(iter(failed.values()))

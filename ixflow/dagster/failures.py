@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from ixflow.errors import (
+    ApprovalRefused,
     AuditFailed,
     DataError,
     IxflowError,
@@ -22,6 +23,7 @@ __all__ = ["as_failure", "failures"]
 
 # A person has to mend or decide something before another try can end differently.
 _LASTING = (
+    ApprovalRefused,
     AuditFailed,
     DataError,
     NotRecommendedError,

@@ -11,6 +11,7 @@ from ixflow.dialects import patience
 from ixflow.errors import SourceUnavailable
 from ixflow.store.collect import collect, is_over
 from ixflow.store.sql_store import SQLTableStore
+from ixflow.store.waiting import WAITING
 
 __all__ = ["collect_garbage", "collect_garbage_sensor"]
 
@@ -84,7 +85,7 @@ def _collectable(store: SQLTableStore) -> dict[str, str]:
             record.schema: stage
             for stage in store.metadata.stages_with_transactions(conn)
             for record in store.metadata.transactions(conn, stage)
-            if record.state == "open" and is_over(store, record, "", committed=False)
+            if record.state in ("open", WAITING) and is_over(store, record, "", committed=False)
         }
 
 

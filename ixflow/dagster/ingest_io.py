@@ -12,15 +12,23 @@ import dagster as dg
 import pyarrow as pa
 import sqlalchemy as sa
 
+from ixflow.dagster.asset_slices import is_all
+from ixflow.dagster.described import described_table
 from ixflow.dagster.failures import failures
 from ixflow.dagster.held import held, object_of
+from ixflow.dagster.ingest_partitions import part_of, partition_event, refuse_with_partitions
 from ixflow.dagster.ingestion import IngestConfig, materialize_ingest
+from ixflow.dagster.partitions import By, partitioning
+from ixflow.dagster.reading import read_part
 from ixflow.dagster.table_store import SQLTableStoreResource
+from ixflow.dialects import connected
 from ixflow.errors import UnsupportedType, ValidationError
+from ixflow.ingestion.by_slice import ingest_slice
 from ixflow.ingestion.missing import Missing
 from ixflow.ingestion.options import Delete, Upsert
 from ixflow.tables.arrow import is_arrow_like
 from ixflow.tables.declared import name_of
+from ixflow.tables.slices import Slice
 from ixflow.values import TableName
 
 __all__ = ["HighWatermarkIOManager", "ingest_into"]
@@ -37,6 +45,7 @@ class _Into:
     upsert: str
     delete: str | Missing
     prove_arrival: bool
+    partition_by: By | None = None
 
 
 def ingest_into(
@@ -45,8 +54,11 @@ def ingest_into(
     upsert: str = Upsert.IF_PRIMARY_KEY,
     delete: str | Missing = Delete.OFF,
     prove_arrival: bool = False,
+    partition_by: By | None = None,
 ) -> dict[str, Any]:
     """Give the metadata of an asset whose output is ingested into a table; see `ixflow.ingest`.
+
+    ``partition_by`` names the column that says in which partition of the asset a row is.
 
     >>> orders = sa.Table("orders", sa.MetaData(), sa.Column("id", sa.Integer), schema="raw")
     >>> ingest_into(orders)["ixflow/table"]
@@ -54,7 +66,7 @@ def ingest_into(
     """
     name = name_of(table)
     place = {"ixflow/schema": name.schema or "", "ixflow/table": name.name}
-    return {**place, _INTO: held(_Into(table, upsert, delete, prove_arrival))}
+    return {**place, _INTO: held(_Into(table, upsert, delete, prove_arrival, partition_by))}
 
 
 class HighWatermarkIOManager(dg.ConfigurableIOManager):
@@ -83,16 +95,18 @@ class HighWatermarkIOManager(dg.ConfigurableIOManager):
         if obj is None:
             return
         with failures():
-            _refuse_partitions(context.has_asset_partitions, context.asset_key)
             into = _into(context.definition_metadata, context.asset_key)
             batches = _batches(into.table, obj)
-            if is_arrow_like(obj) or not callable(obj):
+            if not context.has_asset_partitions and (is_arrow_like(obj) or not callable(obj)):
                 _refuse_doubling(into, self.ingest)
+        if context.has_asset_partitions:
+            with failures():
+                self._ingest_partition(context, into, batches)
+            return
         # Other tables of the same SQLAlchemy metadata are other assets.
         alone = sa.MetaData()
         into.table.to_metadata(alone)
         (done,) = materialize_ingest(
-            context,
             self.store,
             alone,
             batches,
@@ -104,15 +118,66 @@ class HighWatermarkIOManager(dg.ConfigurableIOManager):
         if done.data_version is not None:
             context.step_context.set_data_version(context.asset_key, done.data_version)
 
+    def _ingest_partition(
+        self, context: dg.OutputContext, into: _Into, batches: Callable[[Any], Iterable[Any]]
+    ) -> None:
+        """Let what the asset returned be the rows of its partition."""
+        self.ingest.refuse_with_partitions()
+        refuse_with_partitions(
+            upsert=into.upsert != Upsert.IF_PRIMARY_KEY,
+            delete=into.delete != Delete.OFF,
+            prove_arrival=into.prove_arrival,
+        )
+        (key, slice_), *more = _slices(context, into).items()
+        if more:
+            msg = (
+                f"{context.asset_key.to_user_string()} returned the rows of {len(more) + 1} "
+                f"partitions at once; let a run be of one, with BackfillPolicy.multi_run()"
+            )
+            raise ValidationError(msg, asset=context.asset_key.to_user_string())
+        alone = sa.MetaData()
+        table = into.table.to_metadata(alone)
+        with connected(self.store.engine) as conn:
+            result = ingest_slice(conn, alone, batches, slice_)
+        name = name_of(table)
+        event = partition_event(
+            context.step_context.instance,
+            part_of(context.asset_key, key, table, slice_),
+            described_table(self.store, name, count=False),
+            result.tables[str(name)],
+            result,
+        )
+        context.add_output_metadata(event.metadata or {})
+        if event.data_version is not None:
+            context.step_context.set_data_version(context.asset_key, event.data_version)
+
     def load_input(self, context: dg.InputContext) -> Any:
-        """Read the table as the annotated type; without an annotation as pyarrow."""
+        """Read the table as the annotated type; without an annotation as pyarrow.
+
+        An input of some partitions has the rows of those.
+        """
         wanted = context.dagster_type.typing_type
         with failures():
-            _refuse_partitions(context.has_asset_partitions, context.asset_key)
             type_ = pa.Table if wanted in (Any, None, type(None)) else wanted
             upstream = context.upstream_output
             known = None if upstream is None else upstream.definition_metadata
-            return self.store.store().read(_place(known, context.asset_key), type_)
+            place, store = _place(known, context.asset_key), self.store.store()
+            if is_all(context):
+                return store.read(place, type_)
+            slices = _slices(context, _into(known, context.asset_key))
+            return read_part(store, place, type_, None, tuple(slices.values()), whole=False)
+
+
+def _slices(context: dg.OutputContext | dg.InputContext, into: _Into) -> dict[str, Slice]:
+    """Give the rows of each partition that is written or read, by its key.
+
+    Raises:
+        ValidationError: nothing says which column tells the partition of a row.
+
+    """
+    name = context.asset_key.to_user_string()
+    made = partitioning(context.asset_partitions_def, into.partition_by, name)
+    return {} if made is None else made.slices(context.asset_partition_keys)
 
 
 def _into(known: object, key: dg.AssetKey) -> _Into:
@@ -167,10 +232,3 @@ def _refuse_doubling(into: _Into, config: IngestConfig) -> None:
         f"delete='{Delete.BEFORE_FIRST_BATCH}') replaces them, upsert='{Upsert.OFF}' adds them"
     )
     raise ValidationError(msg, table=name)
-
-
-def _refuse_partitions(partitioned: bool, key: dg.AssetKey) -> None:  # noqa: FBT001
-    if partitioned:
-        name = key.to_user_string()
-        msg = f"{name} is partitioned; this IO manager keeps one high watermark for a whole table"
-        raise ValidationError(msg, asset=name)

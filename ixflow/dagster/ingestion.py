@@ -1,5 +1,6 @@
 """Ingests as assets: one asset a table, recorded once its rows and watermark are committed."""
 
+import functools
 import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,17 +10,27 @@ import dagster as dg
 import sqlalchemy as sa
 from pydantic import Field
 
+from ixflow.dagster.described import described_table
 from ixflow.dagster.failures import failures
-from ixflow.dagster.metadata import asset_key, table_metadata, word
+from ixflow.dagster.guard import guarded
+from ixflow.dagster.ingest_partitions import (
+    backfills_of,
+    materialize_partitions,
+    partition_load,
+    partitioned_tables,
+    refuse_with_partitions,
+)
+from ixflow.dagster.metadata import asset_key, lag_metadata, word
+from ixflow.dagster.partitions import By, Partitioning
+from ixflow.dagster.specs import asset_spec, defined_at
 from ixflow.dagster.table_store import WAREHOUSE, SQLTableStoreResource, key_and_kinds, storage
-from ixflow.dialects import connected, dialect_of
+from ixflow.dialects import connected
 from ixflow.ingestion.checks import RowCheck, split_callbacks
 from ixflow.ingestion.ingest import BeforeVisible, ingest
 from ixflow.ingestion.missing import Missing
 from ixflow.ingestion.options import Delete, HighWatermark, IngestResult, TableCounts, Upsert
-from ixflow.secrets import redact
 from ixflow.tables.declared import name_of
-from ixflow.values import Column, TableName
+from ixflow.values import TableName
 
 __all__ = ["IngestConfig", "ingest_asset", "materialize_ingest", "table_spec"]
 
@@ -40,6 +51,21 @@ class IngestConfig(dg.Config):
     upsert: str = Field(
         default=Upsert.IF_PRIMARY_KEY, description="__OFF__ inserts only, it never updates"
     )
+
+    def refuse_with_partitions(self) -> None:
+        """Refuse what only an ingest by a high watermark can do.
+
+        Raises:
+            ValidationError: naming it.
+
+        """
+        kept = (HighWatermark.LATEST, HighWatermark.EARLIEST)
+        wrong = {
+            "high_watermark": self.high_watermark not in kept,
+            "delete": self.delete != Delete.OFF,
+            "upsert": self.upsert != Upsert.IF_PRIMARY_KEY,
+        }
+        refuse_with_partitions(**wrong)
 
     def watermark(self) -> Any:
         """Give the watermark as a value."""
@@ -69,6 +95,10 @@ def ingest_asset(
     pool: str | None = None,
     tags: Mapping[str, str] | None = None,
     owners: Sequence[str] | None = None,
+    partitions_def: dg.PartitionsDefinition[Any] | None = None,
+    partition_by: By | Callable[[sa.Table], By] | None = None,
+    backfill_policy: dg.BackfillPolicy | None = None,
+    **asset: Any,
 ) -> Callable[[Callable[..., Iterable[Any]]], dg.AssetsDefinition]:
     """Decorate a batches function, so that the tables of the metadata become assets.
 
@@ -80,6 +110,15 @@ def ingest_asset(
     and ``prove_arrival`` are those of `ixflow.ingest`; each `RowCheck` is an asset check too, which
     fails when rows were put aside.
 
+    With ``partitions_def`` a run replaces the rows of its partition, whose column ``partition_by``
+    (or what a function gives for a table) lies in its window of time or is its key. The function
+    may then take ``partition``, a `Slice`; a function that does not is run for one partition at a
+    time. No watermark is kept. ``backfill_policy``: see `extraction_asset`. All other arguments
+    are those of `dagster.AssetSpec`, for every table.
+
+    Raises:
+        ValidationError: partitions and their column do not go together, or with the rest.
+
     Example::
 
         @ingest_asset(metadata=metadata, deps=[orders_files])
@@ -89,6 +128,9 @@ def ingest_asset(
     """
     key, icons = key_and_kinds(warehouse, kinds)
     _, checks = split_callbacks(on_before_visible)
+    parted = partitioned_tables(metadata, partitions_def, partition_by)
+    if parted:
+        refuse_with_partitions(delete=delete != Delete.OFF, prove_arrival=prove_arrival)
 
     def decorate(batches: Callable[..., Iterable[Any]]) -> dg.AssetsDefinition:
         specs = [
@@ -104,6 +146,9 @@ def ingest_asset(
                 tags=tags,
                 owners=owners,
                 description=(inspect.getdoc(batches) or f"Ingested into {name_of(table)}."),
+                code=defined_at(batches),
+                asset=asset,
+                parted=parted.get(table),
             )
             for table in metadata.tables.values()
         ]
@@ -115,12 +160,25 @@ def ingest_asset(
             required_resource_keys={key},
             retry_policy=retry_policy,
             pool=pool,
+            partitions_def=partitions_def,
+            backfill_policy=backfills_of(batches, partitions_def, backfill_policy),
         )
         def _ingest(context: dg.AssetExecutionContext, config: IngestConfig) -> Iterator[Any]:
             resource: SQLTableStoreResource = getattr(context.resources, key)
+            if parted:
+                with failures():
+                    config.refuse_with_partitions()
+                yield from materialize_partitions(
+                    context,
+                    resource,
+                    functools.partial(partition_load, metadata, batches, context, parted),
+                    key_prefix=key_prefix,
+                    on_before_visible=on_before_visible,
+                    judge=_checked,
+                )
+                return
             bound = _bound(batches, context)
             yield from materialize_ingest(
-                context,
                 resource,
                 metadata,
                 bound,
@@ -142,17 +200,26 @@ def table_spec(
     *,
     warehouse: str | SQLTableStoreResource,
     io_manager_key: str | None,
+    code: Mapping[str, Any] | None = None,
+    asset: Mapping[str, Any] | None = None,
+    parted: Partitioning | None = None,
     **options: Any,
 ) -> dg.AssetSpec:
-    """Describe a table that an ingest writes; its place is for the IO manager that loads it."""
-    place = {"ixflow/schema": table.schema or "", "ixflow/table": table.name}
-    place |= storage(warehouse, table)
-    spec = dg.AssetSpec(asset_key(*prefix, table.schema, table.name), metadata=place, **options)
+    """Describe a table that an ingest writes; its place is for the IO manager that loads it.
+
+    ``code`` leads to where it is defined, ``asset`` is what the user says of it, ``parted`` which
+    rows its partitions are.
+    """
+    place: dict[str, Any] = {"ixflow/schema": table.schema or "", "ixflow/table": table.name}
+    place |= {**storage(warehouse, table), **(code or {})}
+    if parted is not None and (expr := parted.expr()) is not None:
+        place["partition_expr"] = expr
+    key = asset_key(*prefix, table.schema, table.name)
+    spec = asset_spec(key, {**options, "metadata": place}, asset)
     return spec if io_manager_key is None else spec.with_io_manager_key(io_manager_key)
 
 
 def materialize_ingest(
-    context: dg.AssetExecutionContext | dg.OutputContext,
     warehouse: SQLTableStoreResource,
     metadata: sa.MetaData,
     batches: Callable[[Any], Iterable[Any]],
@@ -180,7 +247,10 @@ def materialize_ingest(
         name = name_of(table)
         yield dg.MaterializeResult(
             asset_key=asset_key(*key_prefix, name.schema, name.name),
-            metadata={**_described(context, warehouse, name), **_counted(name, result)},
+            metadata={
+                **described_table(warehouse, name),
+                **guarded(f"the counts of {name}", functools.partial(_counted, name, result)),
+            },
             data_version=dg.DataVersion(result.changed_by.get(str(name), "empty")),
             check_results=[
                 _checked(check, result.tables[str(name)]) for check in checks if check.judges(table)
@@ -213,25 +283,6 @@ def _checked(check: RowCheck, counts: TableCounts) -> dg.AssetCheckResult:
     )
 
 
-def _described(
-    context: dg.AssetExecutionContext | dg.OutputContext,
-    warehouse: SQLTableStoreResource,
-    name: TableName,
-) -> dict[str, Any]:
-    """Describe the table as it is now; the rows are committed, so nothing here may fail."""
-    url, rows = warehouse.engine.url, None
-    columns: Sequence[Column] = ()
-    try:
-        with connected(warehouse.engine) as conn:
-            dialect = dialect_of(conn)
-            columns = dialect.columns(conn, name)
-            rows = dialect.count(conn, name)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the ingest went well
-        said = redact(str(error), str(url.password or ""))
-        context.log.warning("%s is ingested, but could not be described: %s", name, said)
-    return table_metadata(url, name, rows=rows, columns=columns)
-
-
 def _counted(name: TableName, result: IngestResult) -> dict[str, Any]:
     counts = result.tables[str(name)]
     extra: dict[str, Any] = {
@@ -243,6 +294,7 @@ def _counted(name: TableName, result: IngestResult) -> dict[str, Any]:
         "ixflow/seconds": round(result.seconds, 3),
         "ixflow/run_id": result.run_id,
         "ixflow/high_watermark": json.dumps(result.high_watermark_after),
+        **lag_metadata(result.high_watermark_after),
     }
     if counts.arrival is not None:
         extra |= {

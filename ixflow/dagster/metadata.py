@@ -1,5 +1,6 @@
 """The standard metadata keys of Dagster for tables and files, and ixflow's own beside them."""
 
+import datetime as dt
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -18,11 +19,15 @@ __all__ = [
     "asset_key",
     "column_lineage",
     "column_schema",
+    "lag_metadata",
     "place_metadata",
     "table_metadata",
     "table_uri",
     "word",
 ]
+
+# Without the dashes "20260301" would be one, which is as likely a number.
+_LIKE_A_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 def word(text: str, also: str = "") -> str:
@@ -96,6 +101,36 @@ def table_uri(url: sa.URL, table: TableName) -> str:
     )
     parts = [part for part in (table.schema, table.name) if part]
     return "/".join([redact_url(bare), *parts])
+
+
+def lag_metadata(high_watermark: Any, now: dt.datetime | None = None) -> dict[str, Any]:
+    """Say how long ago a high watermark was, if it is a moment; without a zone it is one in UTC.
+
+    >>> lag_metadata("2026-03-01T10:00:00", dt.datetime(2026, 3, 1, 10, 5, tzinfo=dt.UTC))
+    {'ixflow/lag_seconds': 300.0}
+    >>> lag_metadata(42), lag_metadata("42")
+    ({}, {})
+    """
+    found = _moment(high_watermark)
+    if found is None:
+        return {}
+    age = (now or dt.datetime.now(dt.UTC)) - found
+    return {"ixflow/lag_seconds": round(age.total_seconds(), 3)}
+
+
+def _moment(value: Any) -> dt.datetime | None:
+    if isinstance(value, dt.datetime):
+        found = value
+    elif isinstance(value, dt.date):
+        found = dt.datetime.combine(value, dt.time())
+    elif isinstance(value, str) and _LIKE_A_DATE.match(value):
+        try:
+            found = dt.datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    else:
+        return None
+    return found.replace(tzinfo=dt.UTC) if found.tzinfo is None else found
 
 
 def place_metadata(url: sa.URL, table: TableName) -> dict[str, Any]:

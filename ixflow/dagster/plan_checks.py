@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 
+from ixflow.dagster.guard import guarded
 from ixflow.extraction.cost import CostConfig
 from ixflow.extraction.explain import Explanation
 from ixflow.extraction.plan import PlanResult
@@ -48,7 +49,7 @@ class PlanCheck:
             severity=dg.AssetCheckSeverity.WARN if force else dg.AssetCheckSeverity.ERROR,
             description="; ".join([planned.verdict, *planned.advisories])
             + ("; extracted all the same, it is forced" if refused and force else ""),
-            metadata=_metadata(planned),
+            metadata=guarded("the plan", lambda: _metadata(planned), *planned.intent.secrets),
         )
 
 

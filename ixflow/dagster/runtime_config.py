@@ -44,6 +44,9 @@ class RuntimeConfig(dg.Config):
     source_maintenance_scheduled: bool | None = Field(
         default=None, description="true: half of the workers"
     )
+    dask_address: str | None = Field(
+        default=None, description="scheduler of the Dask cluster whose workers read the tasks"
+    )
     memory_budget: str | None = Field(
         default=None, description="what each table may hold in memory, as 256MB"
     )

@@ -1,6 +1,7 @@
 """The warehouse as a resource: where ingests write, stages publish and IO managers read."""
 
 import datetime as dt
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -10,6 +11,7 @@ from pydantic import Field, PrivateAttr
 from ixflow.dagster.metadata import place_metadata
 from ixflow.dialects import dialect_of
 from ixflow.errors import IxflowError
+from ixflow.secrets import redact_url
 from ixflow.store.sql_store import SQLTableStore
 from ixflow.values import TableName
 
@@ -105,6 +107,12 @@ class SQLTableStoreResource(dg.ConfigurableResource[Any]):
                 default_materialization_details=self.default_materialization_details,
             )
         return self._store
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Show the fields without a password in the URL."""
+        for name, value in super().__repr_args__():
+            secret = name == "url" and not isinstance(value, dg.EnvVar)
+            yield name, redact_url(value) if secret else value
 
     @property
     def engine(self) -> sa.Engine:

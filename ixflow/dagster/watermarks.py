@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from ixflow.dagster.extraction import resolved, source_asset, source_key
 from ixflow.dagster.failures import as_failure, failures
-from ixflow.dagster.metadata import word
+from ixflow.dagster.metadata import lag_metadata, word
 from ixflow.dialects import connected
 from ixflow.errors import IxflowError, SourceUnavailable, ValidationError
 from ixflow.extraction.intent import ExtractionIntent
@@ -143,6 +143,7 @@ class _Look:
             metadata={
                 "ixflow/high_watermark": greatest if greatest is not None else f"none: {nothing}",
                 "ixflow/cursor": str(self.cursor),
+                **lag_metadata(greatest),
             },
         )
 

@@ -77,10 +77,16 @@ class Dialect(Queries, Checksums, Writing, ABC):
     """Where temporary tables live."""
     infinite_moments: ClassVar[bool] = False
     """Dates and timestamps may be infinite; `load` then takes texts for such columns too."""
+    any_text: ClassVar[bool] = False
+    """`load` takes texts and bytes in all of their Arrow types."""
+    rows_at_once: ClassVar[int] = 64_000
+    """How many rows of a frame are best made ready for `load` together."""
     bounds_statements: ClassVar[bool] = False
     """The server ends a statement that takes longer than it was told it may."""
     table_prefixes: ClassVar[tuple[str, ...]] = ()
     """Words between CREATE and TABLE that a lasting table can be declared with."""
+    moments_are_texts: ClassVar[bool] = False
+    """Dates and timestamps are compared as the texts that they are stored as."""
     row_place: ClassVar[str] = "rowid"
     """What tells one row of a table from all others within a statement."""
     renames_indexed: ClassVar[bool] = True

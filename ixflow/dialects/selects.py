@@ -104,6 +104,13 @@ class Selects(Masks):
         escaped = text.replace("'", "''")
         return f"CAST('{escaped}' AS {sql_type})"
 
+    def text_is(self, column: Column, text: str) -> str:
+        """Write the condition that a column's text is exactly this one.
+
+        A collation may take other texts for equal; what is found by it is compared once more.
+        """
+        return f"{self.quote(column.name)} = {self.text_literal(text)}"
+
     def keys_condition(self, keys: KeyRange) -> str:
         """Write the condition for the rows of a range of keys.
 

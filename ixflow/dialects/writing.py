@@ -70,6 +70,17 @@ class Writing(Masks, ABC):
         """Say what stands between CREATE and the name of a table that is to stay."""
         return "TABLE"
 
+    def add_columns(self, conn: sa.Connection, table: TableName, columns: Sequence[Column]) -> None:
+        """Add columns, which are NULL in the rows that are there.
+
+        Raises:
+            LockNotAvailable: other sessions held the table for too long.
+
+        """
+        for column in columns:
+            line = f"{self.quote(column.name)} {column.sql_type}"
+            run(conn, f"ALTER TABLE {self.qualified(table)} ADD COLUMN {line}")
+
     def drop_table(self, conn: sa.Connection, table: TableName) -> None:
         """Drop a table that must be there and that nothing may depend on."""
         run(conn, f"DROP TABLE {self.qualified(table)}")

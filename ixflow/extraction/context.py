@@ -49,6 +49,8 @@ class RuntimeContext:
         concurrent_extractions: connections to this database of extractions that this machine cannot
             see; they count within ``max_source_connections``.
         source_maintenance_scheduled: True halves the workers.
+        dask_address: the scheduler of a Dask cluster, such as ``tcp://dask:8786``, whose workers
+            read the tasks in this process's snapshot; None: threads of this process do.
 
     Raises:
         ValidationError: naming every field with a wrong value.
@@ -70,6 +72,7 @@ class RuntimeContext:
     max_source_connections: int | None = None
     concurrent_extractions: int | None = None
     source_maintenance_scheduled: bool | None = None
+    dask_address: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse wrong values, all of them in one message."""
@@ -128,6 +131,9 @@ def _wrong(name: str, value: Any) -> str | None:
         return None if known else f"{name} is {value!r}; it is one of {allowed}"
     if name == "source_maintenance_scheduled":
         return None if isinstance(value, bool) else f"{name} is {value!r}; it is True or False"
+    if name == "dask_address":
+        good = isinstance(value, str) and "://" in value
+        return None if good else f"{name} is {value!r}; it is an address like 'tcp://dask:8786'"
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if name in _COUNTS:
         good = number and isinstance(value, int) and value >= _COUNTS[name]

@@ -8,12 +8,14 @@ failure stops all workers.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from ixflow.dialects import Dialect, Held, Reader
+from ixflow.dialects import Dialect, Reader
 from ixflow.dialects.guest import refuse_long_row
 from ixflow.dialects.types import arrow_schema
 from ixflow.errors import (
@@ -29,7 +31,7 @@ from ixflow.errors import (
 from ixflow.events import BackedOff, ChunkExtracted, emit
 from ixflow.extraction.limits import RunLimits
 from ixflow.extraction.manifest import FileRecord
-from ixflow.extraction.output import Run
+from ixflow.extraction.output import Files
 from ixflow.extraction.pieces import Piece
 from ixflow.extraction.plan import ExecutionPlan, ExtractionTask
 from ixflow.extraction.selection import Statements
@@ -39,7 +41,7 @@ from ixflow.extraction.writer import ChunkWriter, FileFormat
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Outcome", "TaskRun"]
+__all__ = ["Far", "FarReport", "Outcome", "Readers", "TaskRun"]
 
 _log = logging.getLogger("ixflow")
 
@@ -57,6 +59,39 @@ class Outcome:
     seconds: float
 
 
+class Readers(Protocol):
+    """The way to readers; ``shared`` says that all of them read one moment."""
+
+    @property
+    def open_reader(self) -> Callable[[], AbstractContextManager[Reader]]:
+        """Open a reader."""
+
+    @property
+    def shared(self) -> bool:
+        """Say whether a reader that replaces another reads the same moment."""
+
+
+class FarReport(Protocol):
+    """What another machine has written, and how long the source took to accept each query."""
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """Describe the files, which are in the run by now."""
+
+    @property
+    def latencies_ms(self) -> tuple[float, ...]:
+        """Give the times, one for each query."""
+
+
+class Far(Protocol):
+    """Other machines that read tasks."""
+
+    def read(
+        self, task: ExtractionTask, stop: threading.Event, /, *, keep_empty: bool
+    ) -> FarReport | None:
+        """Let a task be read; None: ``stop`` was set before it was."""
+
+
 # What another try cannot mend.
 _TERMINAL = (DataError, SnapshotUnavailable, SourceLimitReached)
 
@@ -66,25 +101,30 @@ class TaskRun:
 
     ``done`` are outcomes of an earlier attempt, whose tasks are not read again; ``on_done`` hears
     of every other task when its files are durable. A run ``beside`` another is read by the workers
-    of the other, in the same moment: `run` is called for the other alone.
+    of the other, in the same moment: `run` is called for the other alone. Where there is a ``far``
+    the workers only wait for it. ``keep_empty`` is for a run of one task: whether it has a file
+    also without rows.
     """
 
     def __init__(
         self,
         plan: ExecutionPlan,
         dialect: Dialect,
-        held: Held,
-        directory: Run,
+        held: Readers,
+        directory: Files,
         *,
         statements: Statements | None = None,
         limits: RunLimits | None = None,
         done: Sequence[Outcome] = (),
         on_done: Callable[[Outcome], None] | None = None,
         beside: TaskRun | None = None,
+        far: Far | None = None,
+        keep_empty: bool = True,
     ) -> None:
         """Take everything a task needs; nothing is opened yet."""
         self.plan, self.dialect, self.held = plan, dialect, held
         self.directory, self._on_done = directory, on_done
+        self._far, self._keep_empty = far, keep_empty
         self._statements = statements or Statements(plan, dialect)
         self.limits = limits or RunLimits()
         self.outcomes: list[Outcome] = list(done)
@@ -121,8 +161,11 @@ class TaskRun:
         """Read a task, again on a new connection if that can help; or fail the run."""
         started = time.perf_counter()
         # Also an empty table has one file, which tells its columns.
-        keep_empty = task is self.plan.tasks[0]
-        read = self._files_of(Piece.whole(task), session, keep_empty=keep_empty)
+        keep_empty = self._keep_empty and task is self.plan.tasks[0]
+        if self._far is None:
+            read = self._files_of(Piece.whole(task), session, keep_empty=keep_empty)
+        else:
+            read = self._from_afar(self._far, task, keep_empty=keep_empty)
         files = tuple(replace(file, chunk_id=task.chunk_id) for file in read)
         rows, size = sum(file.rows for file in files), sum(file.bytes for file in files)
         seconds = time.perf_counter() - started
@@ -131,6 +174,21 @@ class TaskRun:
         if self._on_done is not None:
             self._on_done(outcome)
         self.outcomes.append(outcome)
+
+    def _from_afar(
+        self, far: Far, task: ExtractionTask, *, keep_empty: bool
+    ) -> tuple[FileRecord, ...]:
+        try:
+            report = far.read(task, self.crew.stop, keep_empty=keep_empty)
+        except Exception as error:  # noqa: BLE001 - kept, and raised by whoever asked for the run
+            self.errors[task.chunk_id] = error
+            self.crew.end()
+            raise Stopped from None
+        if report is None:
+            raise Stopped
+        for latency_ms in report.latencies_ms:
+            self._saw(latency_ms, Piece.whole(task))
+        return report.files
 
     def _files_of(
         self, piece: Piece, session: Session, *, keep_empty: bool

@@ -247,7 +247,8 @@ def _published(
     """
     with contextlib.suppress(Exception):
         if "://" not in row["output_dir"]:
-            return True, OutputPlace(row["output_dir"], row["object_name"]).published()
+            place = OutputPlace(row["output_dir"], row["object_name"])
+            return True, place.published_run(row["run_id"])
         if intent is not None and str(intent.output_dir) == row["output_dir"]:
             return True, place_of(intent).published()
     return False, None

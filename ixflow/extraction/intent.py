@@ -87,6 +87,8 @@ class ExtractionIntent:
             on the query, and the network gives up a peer that is gone; None: only the network does.
         max_snapshot_age: how long a run may keep one snapshot open, which holds back the source's
             cleaning (VACUUM, purge); None: as long as it takes.
+        partition: of which partition the rows are that ``where`` selects, a name for each of its
+            dimensions: the files appear in ``<object>/<partition>/``, beside other partitions.
 
     Raises:
         ValidationError: a value that cannot work, naming what can.
@@ -123,6 +125,7 @@ class ExtractionIntent:
     lock_timeout: float | str = field(default=DEFAULT_LOCK_TIMEOUT, kw_only=True)
     silence_timeout: float | str | None = field(default=DEFAULT_SILENCE, kw_only=True)
     max_snapshot_age: float | str | None = field(default=DEFAULT_SNAPSHOT_AGE, kw_only=True)
+    partition: Sequence[str] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -172,6 +175,13 @@ class ExtractionIntent:
         key = self.incremental_key
         if key is not None:
             _is("incremental_key", key, str, Cursor)
+        object.__setattr__(self, "partition", _path(self.partition))
+        if self.mode == "incremental" and self.partition:
+            msg = (
+                "mode is 'incremental', which goes on behind a high watermark of the whole table; "
+                "a partition says itself which rows it has, so extract it with mode='full'"
+            )
+            raise ValidationError(msg, argument="partition")
         if self.mode == "incremental" and key is None:
             msg = "mode is 'incremental'; give the column that says what is new as incremental_key"
             raise ValidationError(msg, argument="incremental_key")
@@ -249,6 +259,7 @@ class ExtractionIntent:
         # Some of a table's rows are another thing than all of them.
         selected = {"where": self.where, "query": self.query}
         parts += [[name, text] for name, text in selected.items() if text is not None]
+        parts += [["partition", *self.partition]] if self.partition else []
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def source(self) -> dict[str, Any]:
@@ -294,6 +305,13 @@ def _names(what: str, names: Sequence[str] | None) -> tuple[str, ...] | None:
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
         raise ValidationError(f"{what} names {twice} more than once", columns=twice)
+    return tuple(names)
+
+
+def _path(names: Sequence[Any]) -> tuple[str, ...]:
+    if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
+        msg = f"partition is {names!r}; it must be a list of names, one for each dimension"
+        raise ValidationError(msg, argument="partition")
     return tuple(names)
 
 

@@ -4,6 +4,7 @@
     <prefix>/orders/<run_id>/*.parquet  the files of a run
     <prefix>/orders/<run_id>/_lease     written anew every half minute while the run's process lives
     <prefix>/orders/<run_id>/_checkpoint/*  which tasks of a run that is not published are done
+    <prefix>/orders/2024-05-01/...      the same, one for each partition
 
 There are no links and no renames, so readers go through the manifest, which is written last, and
 only over the manifest that it was compared with. The run before stays until the next publication.
@@ -57,7 +58,7 @@ _TRIES = 20
 
 
 class ObjectPlace:
-    """The place of one object under an output directory in a bucket."""
+    """The place of one object, or of one partition of it, under a directory in a bucket."""
 
     def __init__(
         self,
@@ -65,18 +66,23 @@ class ObjectPlace:
         object_name: str,
         options: Mapping[str, Any] | None = None,
         secrets: tuple[str, ...] = (),
+        *,
+        partition: Sequence[str] = (),
     ) -> None:
-        """Name the place; nothing is sent yet.
+        """Name the place, by the object and the path of its partition; nothing is sent yet.
 
         Raises:
             ValidationError: the URL or the options cannot work, or obstore is not installed.
 
         """
         self.url = BucketUrl.parse(output_dir)
-        self.name = safe_name(object_name)
+        *folders, self.name = (safe_name(name) for name in (object_name, *partition))
         self.bucket = Bucket(self.url, options or {}, secrets)
-        self.home = self.url.key(self.name)
-        self.location = f"{self.url}/{self.name}"
+        self.home = self.url.key("/".join([*folders, self.name]))
+        self.location = "/".join([str(self.url), *folders, self.name])
+        self._above = [
+            self.url.key("/".join(folders[:depth])) for depth in range(1, len(folders) + 1)
+        ]
         self._manifest_key = f"{self.home}/{MANIFEST_NAME}"
 
     def published(self) -> Manifest | None:
@@ -105,6 +111,7 @@ class ObjectPlace:
             OutputNotWritable: the bucket cannot be written, or a manifest of others is there.
 
         """
+        self._refuse_within()
         try:
             self._read()
         except ValidationError as error:
@@ -115,6 +122,16 @@ class ObjectPlace:
             yield run
         finally:
             run.close()
+
+    def _refuse_within(self) -> None:
+        """Refuse a partition below a manifest that says what all of the object is."""
+        for above in self._above:
+            if self.bucket.get(f"{above}/{MANIFEST_NAME}") is not None:
+                msg = (
+                    f"{self.url.bucket}/{above} is an extraction of all partitions together; move "
+                    f"it away first, or give the partitions another output_dir"
+                )
+                raise OutputNotWritable(msg, path=self.location, reason="exists")
 
     def _read(self) -> tuple[Manifest | None, dict[str, str] | None]:
         found = self.bucket.get(self._manifest_key)

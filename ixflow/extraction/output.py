@@ -113,18 +113,20 @@ def place_of(intent: ExtractionIntent) -> Place:
     >>> place_of(intent).location
     '/data/orders'
     """
+    name, partition = intent.object_name, intent.partition
     if not is_bucket_url(intent.output_dir):
-        return OutputPlace(intent.output_dir, intent.object_name)
+        return OutputPlace(intent.output_dir, name, *partition)
     output_dir, options = str(intent.output_dir), intent.storage_options
-    return ObjectPlace(output_dir, intent.object_name, options, intent.secrets)
+    return ObjectPlace(output_dir, name, options, intent.secrets, partition=partition)
 
 
-def published_uri(output_dir: str | Path, object_name: str) -> str:
+def published_uri(output_dir: str | Path, object_name: str, partition: Sequence[str] = ()) -> str:
     """Say where an object will be published, without looking.
 
-    >>> published_uri("s3://lake/raw/", "orders")
-    's3://lake/raw/orders'
+    >>> published_uri("s3://lake/raw/", "orders", ["2024-05-01"])
+    's3://lake/raw/orders/2024-05-01'
     """
     if is_bucket_url(output_dir):
-        return f"{BucketUrl.parse(str(output_dir))}/{safe_name(object_name)}"
-    return OutputPlace(output_dir, object_name).link.as_uri()
+        names = [safe_name(name) for name in (object_name, *partition)]
+        return "/".join([str(BucketUrl.parse(str(output_dir))), *names])
+    return OutputPlace(output_dir, object_name, *partition).link.as_uri()

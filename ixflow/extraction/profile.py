@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ixflow.extraction.intent import ExtractionIntent
 
-__all__ = ["SourceProfile", "profile", "skew"]
+__all__ = ["SourceProfile", "profile", "skew", "source_connection"]
 
 SMALL_ROWS, SMALL_BYTES = 100_000, 50_000_000
 """A table below either is read in one pass."""
@@ -142,7 +142,7 @@ def profile(intent: ExtractionIntent, *, split_small: bool = False) -> SourcePro
 
     """
     dialect, name = intent.dialect, intent.object_name
-    with _connection(intent) as (conn, connection_ms):
+    with source_connection(intent) as (conn, connection_ms):
         found = find_object(intent, dialect, conn)
         table, facts = found.table, found.facts
         key = next((c.name for c in found.known if c.key_position == 1), None)
@@ -200,7 +200,8 @@ def _cuts(dialect: Dialect, conn: sa.Connection, seen: SourceProfile) -> Iterato
 
 
 @contextmanager
-def _connection(intent: ExtractionIntent) -> Iterator[tuple[sa.Connection, float]]:
+def source_connection(intent: ExtractionIntent) -> Iterator[tuple[sa.Connection, float]]:
+    """Connect to the source of an intent for questions; give also how long that took, in ms."""
     engine = intent.dialect.read_engine(intent.url())
     started = time.perf_counter()
     try:

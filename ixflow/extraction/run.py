@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from ixflow.dialects.guest import visiting
 from ixflow.errors import SnapshotUnavailable, SourceUnavailable, ValidationError
 from ixflow.events import TablePublished, emit
+from ixflow.extraction.cluster import Cluster, cluster_address, cluster_at
 from ixflow.extraction.intent import ExtractionIntent
 from ixflow.extraction.limits import RunLimits, budget_of, workers_within
 from ixflow.extraction.manifest import Manifest
@@ -78,14 +79,15 @@ def run_plans(jobs: Sequence[Job], moment: Moment | str | None = None) -> list[E
     for job in jobs:
         _same_object(job.plan, job.intent)
         check_same_selection(job.plan, job.intent)
+    address = cluster_address(jobs)
     clock = time.perf_counter()
     started = datetime.now(UTC).isoformat()
     with contextlib.ExitStack() as stack:
         tables = [stack.enter_context(_begun(job, moment)) for job in jobs]
         stack.enter_context(refusals_named(jobs[0].intent))
         workers = stack.enter_context(_guest_with(jobs, tables[0].directory.run_id))
-        with _moment(jobs, moment, workers) as (held, let_go):
-            _read(tables, held, let_go, workers)
+        with cluster_at(address) as cluster, _moment(jobs, moment, workers) as (held, let_go):
+            _read(tables, held, let_go, workers, cluster)
         done: list[ExecutionResult] = []
         for table in tables:
             with _several_named(tables, done):
@@ -157,7 +159,11 @@ def _nothing() -> None:
 
 
 def _read(
-    tables: Sequence[TableRun], moment: Moment, let_go: Callable[[], None], workers: int
+    tables: Sequence[TableRun],
+    moment: Moment,
+    let_go: Callable[[], None],
+    workers: int,
+    cluster: Cluster | None,
 ) -> None:
     """Read every task of every table with one set of workers, and check what came of it."""
     if len(tables) > 1 and not moment.record.one:
@@ -173,7 +179,7 @@ def _read(
     first = None
     for table in tables:
         limits = RunLimits.of(table.intent, table.plan, workers=workers)
-        table.prepare(moment, limits, beside=first)
+        table.prepare(moment, limits, first, cluster)
         first = first or table.tasks
     if first is not None:
         first.run(workers)

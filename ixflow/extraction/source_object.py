@@ -18,7 +18,7 @@ from ixflow.values import Column, TableName, TablePart
 if TYPE_CHECKING:
     from ixflow.extraction.intent import ExtractionIntent
 
-__all__ = ["SourceObject", "find_object"]
+__all__ = ["SourceObject", "find_object", "known_columns"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,21 @@ def find_object(intent: ExtractionIntent, dialect: Dialect, conn: sa.Connection)
     found = _table(intent, dialect, conn) if intent.query is None else _query(intent, dialect, conn)
     check_filter(dialect, conn, TablePart(found.table), intent)
     return _with_cursor(found, intent, dialect, conn)
+
+
+def known_columns(
+    intent: ExtractionIntent, dialect: Dialect, conn: sa.Connection
+) -> tuple[Column, ...]:
+    """Give all columns of the intent's table or query, as the source declares them.
+
+    Raises:
+        TableNotFound: there is no such table, or the role may not see it.
+        ValidationError: the query cannot be used.
+
+    """
+    if intent.query is not None:
+        return described(dialect, conn, intent)
+    return dialect.columns(conn, _named(dialect, conn, intent.object_name))
 
 
 def _table(intent: ExtractionIntent, dialect: Dialect, conn: sa.Connection) -> SourceObject:

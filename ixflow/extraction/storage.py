@@ -3,6 +3,8 @@
     <output_dir>/orders -> .ixflow/orders/<run_id>        the published run, a symbolic link
     <output_dir>/.ixflow/orders/<run_id>/*.parquet        the files of a run, and its manifest
 
+    <output_dir>/orders/2024-05-01 -> .ixflow/2024-05-01/<run_id>   the same, one for each partition
+
 A run fills a directory of its own; publishing replaces the link, which is one atomic step. The run
 before stays until the next publication, for readers that have it open. Older runs, and runs whose
 process has died, are removed then: a living run holds a lock on a file in its directory. Until then
@@ -19,6 +21,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -68,12 +71,13 @@ def writable(place: Path) -> Iterator[None]:
 
 
 class OutputPlace:
-    """The place of one object under an output directory."""
+    """The place of one object, or of one partition of it, under an output directory."""
 
-    def __init__(self, output_dir: str | Path, object_name: str) -> None:
-        """Name the place; nothing is made yet."""
-        self.root = Path(output_dir).expanduser().absolute()
-        self.name = safe_name(object_name)
+    def __init__(self, output_dir: str | Path, *names: str) -> None:
+        """Name the place, by the object and the path of its partition; nothing is made yet."""
+        self._output_dir = Path(output_dir).expanduser().absolute()
+        *folders, self.name = (safe_name(name) for name in names)
+        self.root = self._output_dir.joinpath(*folders)
         self.link = self.root / self.name
         self.home = self.root / _STATE / self.name
         self.location = str(self.link)
@@ -87,6 +91,16 @@ class OutputPlace:
         """Read the manifest of the published run; None: nothing is published."""
         directory = self.published_directory()
         return None if directory is None else Manifest.read(directory)
+
+    def published_run(self, run_id: str) -> Manifest | None:
+        """Read the manifest of a run if it is published, of the object or of a partition of it."""
+        partitions = (self.link.glob(f"{folders}{_STATE}/*") for folders in ("", "*/"))
+        for home in (self.home, *itertools.chain.from_iterable(partitions)):
+            link = home.parent.parent / home.name
+            with contextlib.suppress(OSError):
+                if os.readlink(link) == str(Path(_STATE, home.name, run_id)):  # noqa: PTH115 - text
+                    return Manifest.read(link)
+        return None
 
     def manifest_of(self, manifest: Manifest) -> str:
         """Say where the manifest of a published run is."""
@@ -108,6 +122,7 @@ class OutputPlace:
 
         """
         with writable(self.link):
+            self._refuse_within()
             self.home.mkdir(parents=True, exist_ok=True)
             self.refuse_foreign()
             with self.locked():
@@ -116,6 +131,18 @@ class OutputPlace:
             yield run
         finally:
             run.close()
+
+    def _refuse_within(self) -> None:
+        """Refuse a partition within the files of a run that has extracted all of the object."""
+        for folder in (self.root, *self.root.parents):
+            if folder == self._output_dir:
+                break
+            if folder.is_symlink():
+                msg = (
+                    f"{folder} is an extraction of all partitions together; move it away first, or "
+                    f"give the partitions another output_dir"
+                )
+                raise OutputNotWritable(msg, path=str(folder), reason="exists")
 
     def refuse_foreign(self) -> None:
         """Refuse a place where something lies that no extraction of this object has put there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ixflow.errors import ExecutionError
 from ixflow.extraction.checkpoint import (
@@ -27,6 +27,9 @@ from ixflow.extraction.recording import Origin, Recording
 from ixflow.extraction.selection import Statements, shown_error
 from ixflow.extraction.snapshot import Moment, MomentRecord
 from ixflow.secrets import redact
+
+if TYPE_CHECKING:
+    from ixflow.extraction.cluster import Cluster
 
 __all__ = ["Job", "TableRun"]
 
@@ -61,7 +64,13 @@ class TableRun:
         """Count the rows that were not read again."""
         return sum(task.rows for task in self.resumed)
 
-    def prepare(self, moment: Moment, limits: RunLimits, beside: TaskRun | None) -> None:
+    def prepare(
+        self,
+        moment: Moment,
+        limits: RunLimits,
+        beside: TaskRun | None,
+        cluster: Cluster | None = None,
+    ) -> None:
         """Look what an earlier run has left, and make the tasks ready to be read."""
         self.moment = moment
         on_done = None
@@ -90,6 +99,7 @@ class TableRun:
             done=done,
             on_done=on_done,
             beside=beside,
+            far=None if cluster is None else cluster.far(self, moment, limits, window),
         )
 
     @property

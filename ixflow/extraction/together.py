@@ -44,7 +44,9 @@ def hold_snapshot(
     given = [plan_results] if isinstance(plan_results, PlanResult) else list(plan_results)
     _one_database(given)
     intent = given[0].intent
-    tables = [result.plan.table for result in given if result.plan.query is None]
+    # Several may be of one table, such as its partitions.
+    named = dict.fromkeys(result.plan.table for result in given if result.plan.query is None)
+    tables = list(named)
     # At least two, since a single reader need not hold its moment for others.
     most = max(2, workers or 0, *(result.plan.worker_count for result in given))
     with contextlib.ExitStack() as stack:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import datetime as dt
-import inspect
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ from ixflow.dialects import dialect_of
 from ixflow.dialects.waiting import lock_patience
 from ixflow.errors import IngestError, ValidationError
 from ixflow.events import BatchIngested, emit
+from ixflow.ingestion.arguments import checked_tables, three_arguments, triple_of
 from ixflow.ingestion.batch import BatchWriter
 from ixflow.ingestion.blockers import (
     TERMINATE,
@@ -31,7 +31,7 @@ from ixflow.ingestion.blockers import (
     chosen_blockers,
 )
 from ixflow.ingestion.checks import RowCheck, split_callbacks
-from ixflow.ingestion.connection import check_connection, unstreamed
+from ixflow.ingestion.connection import unstreamed
 from ixflow.ingestion.missing import GivenKeys, Missing
 from ixflow.ingestion.options import (
     Delete,
@@ -45,7 +45,7 @@ from ixflow.ingestion.order import either_order
 from ixflow.ingestion.proof import Prover
 from ixflow.ingestion.troubles import Troubles, check_arguments, closed, iterable
 from ixflow.ingestion.watermark import changed_by, watermark_of, with_watermark
-from ixflow.tables.declared import name_of, prefixes_of
+from ixflow.tables.declared import name_of
 from ixflow.values import TableName, new_run_id
 
 __all__ = ["ingest"]
@@ -114,7 +114,7 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
 
     """
     check_arguments(conn, metadata, batches)
-    tables = _checked_tables(conn, metadata)
+    tables = checked_tables(conn, metadata)
     missing = _missing(delete)
     if missing is None:
         delete = checked("delete", delete, Delete, empty=Delete.OFF)
@@ -147,7 +147,7 @@ def ingest(  # noqa: PLR0917 - the order that users of pg-bulk-ingest know
         around_swap=lambda: force(conn, log),
         log=log,
     )
-    callbacks = [_three_arguments(function) for function in functions]
+    callbacks = [three_arguments(function) for function in functions]
     run = _Run(writer, before, callbacks, log, troubles)
     try:
         with closed(batches(copy.deepcopy(watermark))) as items:
@@ -198,7 +198,7 @@ class _Run:
         self._troubles = troubles
 
     def one_batch(self, item: Any) -> None:
-        watermark, batch_metadata, pairs = _triple(item)
+        watermark, batch_metadata, pairs = triple_of(item)
         writer = self._writer
 
         def change() -> Any:
@@ -323,39 +323,6 @@ class _Run:
         return self._troubles.told(error, temporary, batch=self.batches + 1, run_id=self.run_id)
 
 
-def _triple(item: Any) -> tuple[Any, Any, Iterable[tuple[Any, Any]]]:
-    try:
-        watermark, batch_metadata, pairs = item
-    except (TypeError, ValueError):
-        msg = (
-            f"a batch is (high watermark, batch metadata, pairs of table and row), not {item!r:.80}"
-        )
-        raise ValidationError(msg) from None
-    return watermark, batch_metadata, iterable(pairs, "the pairs of a batch")
-
-
-def _checked_tables(conn: sa.Connection, metadata: sa.MetaData) -> list[sa.Table]:
-    tables = list(metadata.tables.values())
-    if not tables:
-        msg = "the metadata has no tables; define at least one with sa.Table(..., metadata, ...)"
-        raise ValidationError(msg)
-    check_connection(conn)
-    for table in tables:
-        _check_prefixes(conn, table)
-    return tables
-
-
-def _check_prefixes(conn: sa.Connection, table: sa.Table) -> None:
-    """Refuse a kind of table that an ingest cannot make, or not so that anybody else sees it."""
-    strange = [word for word in prefixes_of(table) if word not in dialect_of(conn).table_prefixes]
-    if strange:
-        msg = (
-            f"{name_of(table)} is declared with prefixes={strange}, and an ingest makes no such "
-            f"table; leave them out, or load the table by other means"
-        )
-        raise ValidationError(msg, table=str(name_of(table)), prefixes=strange)
-
-
 def _comment(conn: sa.Connection, table: TableName, troubles: Troubles) -> str | None:
     try:
         with conn.begin():
@@ -378,18 +345,3 @@ def _missing(delete: str | Missing) -> Missing | None:
 
 def _names(tables: Iterable[sa.Table]) -> str:
     return ", ".join(str(name_of(table)) for table in tables)
-
-
-_CONN_TABLE_METADATA = 3
-
-
-def _three_arguments(
-    callback: Any,
-) -> Callable[[sa.Connection, sa.Table | None, Any], None]:
-    """See both documented shapes of the callback as one; the short one runs once a batch."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(callback).parameters.values()
-    many = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
-    if many or sum(p.kind in kinds for p in parameters) >= _CONN_TABLE_METADATA:
-        return lambda conn, table, meta: None if table is None else callback(conn, table, meta)
-    return lambda conn, table, meta: callback(conn, meta) if table is None else None

@@ -118,7 +118,8 @@ class TableCounts:
     ``unchanged`` rows were there already with the same values, or came twice in one batch.
     ``broken_rules`` counts the rows that were put aside, by the rule that they broke.
     ``replaced_because`` says why the table was made anew; empty when it was not. ``arrival`` is
-    what was proved, if that was asked for.
+    what was proved, if that was asked for. ``slice_rows`` counts the rows of the slice that was
+    replaced, as it is now.
     """
 
     inserted: int = 0
@@ -128,6 +129,7 @@ class TableCounts:
     replaced_because: tuple[str, ...] = ()
     broken_rules: dict[str, int] = field(default_factory=dict)
     arrival: Arrival | None = None
+    slice_rows: int | None = None
 
     @property
     def quarantined(self) -> int:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 __all__ = ["plain_array"]
 
 _EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - subtracted from what has no zone either
-_EPOCH_DAY = pa.scalar(_EPOCH.toordinal(), pa.int32())
+_EPOCH_DAY = _EPOCH.toordinal()
 _EPOCH_UTC = _EPOCH.replace(tzinfo=dt.UTC)
 
 _Make = Callable[[Sequence[Any], pa.DataType], pa.Array | None]
@@ -88,7 +88,9 @@ def _moments(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
 def _dates(values: Sequence[Any], type_: pa.DataType) -> pa.Array:
     """Count the days, which Arrow does four times as slowly."""
     days = [None if value is None else value.toordinal() for value in values]
-    return pc.subtract(pa.array(days, pa.int32()), _EPOCH_DAY).view(type_)
+    # A scalar at import would load pandas, which not everybody needs.
+    epoch = pa.scalar(_EPOCH_DAY, pa.int32())
+    return pc.subtract(pa.array(days, pa.int32()), epoch).view(type_)
 
 
 _MAKERS: tuple[tuple[Callable[[pa.DataType], bool], _Make], ...] = (

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ixflow.pipeline.config import ConfigContext
     from ixflow.pipeline.flow import Flow
     from ixflow.pipeline.subflow import Subflow
-    from ixflow.store import SQLTableStore, TableColumn
+    from ixflow.store import SQLTableStore, StoredTable, TableColumn
     from ixflow.store.lineage import ColumnSource
 
 __all__ = [
@@ -98,7 +98,9 @@ class StageResult:
     """What the run of one stage did.
 
     ``version`` counts the publications of the stage; ``published`` says whether this run made one.
-    ``schema`` is where the tables are seen, ``transaction_schema`` where the run wrote.
+    ``schema`` is where the tables are seen, ``transaction_schema`` where the run wrote. ``waits``
+    names the tables that wait to be published by hand, as ``transaction_id``; None: nothing does.
+    ``before`` are the tables that were published when the run compared.
     """
 
     stage: str
@@ -110,6 +112,9 @@ class StageResult:
     schema: str
     transaction_schema: str
     seconds: float
+    waits: tuple[str, ...] | None = None
+    transaction_id: str = ""
+    before: Mapping[str, StoredTable] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, name: str) -> TableResult:
         """Give the result of one table.

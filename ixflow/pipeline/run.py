@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,8 @@ from ixflow.errors import (
 )
 from ixflow.events import Event, StagePublished, emit, listen
 from ixflow.pipeline.audit import AuditOutcome, judged
-from ixflow.pipeline.blob import blobs_in
 from ixflow.pipeline.blob_store import BlobStore
+from ixflow.pipeline.by_hand import Waits, collect_blobs
 from ixflow.pipeline.cache import Rules
 from ixflow.pipeline.context import undeclared
 from ixflow.pipeline.encoding import mapped
@@ -37,11 +37,12 @@ from ixflow.pipeline.schedule import Node, dependencies, ordered
 from ixflow.pipeline.stage import Stage
 from ixflow.pipeline.subflow import Subflow
 from ixflow.pipeline.task import Task
-from ixflow.store import InputRead, SQLTableStore, StageState
+from ixflow.store import Commit, InputRead, SQLTableStore, StageState, StoredResult
 
 if TYPE_CHECKING:
     from ixflow.pipeline.config import ConfigContext
     from ixflow.pipeline.flow import Flow
+    from ixflow.store import StageTransaction
 
 __all__ = ["Run"]
 
@@ -71,6 +72,7 @@ class Run:
         config: ConfigContext | None = None,
         locks: RunLocks = NO_LOCKS,
         on_event: Callable[[Event], None] | None = None,
+        waits: Waits | None = None,
     ) -> None:
         self.store = store
         self.tasks = list(tasks)
@@ -89,6 +91,8 @@ class Run:
         self.config = config
         self._locks = locks
         self._on_event = on_event
+        self._waits = waits
+        self._replaced: list[tuple[Stage, StageTransaction]] | None = None
         self._reset({})
 
     def _reset(self, failures: Mapping[Node, Exception]) -> None:
@@ -121,6 +125,7 @@ class Run:
             stack.enter_context(self.store.held_open())
             if self._on_event is not None:
                 stack.enter_context(listen(self._on_event))
+            stack.enter_context(self._collecting_last())
             for left in range(_TRIES - 1, -1, -1):
                 subflow = Subflow(self, ordered(self.progress.graph))
                 result: Result = engine.run(subflow, **options)
@@ -133,6 +138,26 @@ class Run:
             for node, found in list(self.progress.failures.items())[1:]:
                 _log.error("%s failed too: %s", name_of(node), found)
         return result
+
+    @contextlib.contextmanager
+    def _collecting_last(self) -> Iterator[None]:
+        """Drop what the commits of the block replace behind it: nothing waits for that then."""
+        self._replaced = []
+        try:
+            yield
+        finally:
+            done, self._replaced = self._replaced, None
+            for stage, transaction in done:
+                try:
+                    self._collect(stage, transaction)
+                except Exception:  # noqa: BLE001 - everything is published; the next run tries again
+                    _log.warning("stage %s: old tables remain", stage.name, exc_info=True)
+
+    def _collect(self, stage: Stage, transaction: StageTransaction) -> None:
+        """Drop what is published no more; if the process dies before, the next run does it."""
+        transaction.collect()
+        if self.blobs is not None:
+            collect_blobs(self.store, stage, self.blobs)
 
     def perform(self, node: Node) -> Ended:
         """Do the work of a node here, unless it is done or cannot start any more.
@@ -176,6 +201,14 @@ class Run:
                 )
             return self._executions[stage.name]
 
+    def recall(self, outcome: Outcome, reads: Iterable[InputRead]) -> None:
+        """Take over what another process has computed of a task, and what that relied on."""
+        task = outcome.task
+        self.execution(task.stage).outcomes[task] = outcome
+        self.outcomes[task] = outcome
+        self._reads[task] = set(reads)
+        self.progress.succeed(task, outcome.state)
+
     # -- values between tasks -------------------------------------------------------------------
 
     def value_of(self, upstream: Task, task: Task) -> Any:
@@ -184,10 +217,7 @@ class Run:
         if upstream in self._selected and (inside or upstream.stage not in self.commits):
             return self.outcomes[upstream].value
         name = upstream.stage.name
-        with self._lock:
-            if name not in self._foreign:
-                self._foreign[name] = self.store.published(name)
-        found = self._foreign[name].at(upstream.position)
+        found = self._published_at(upstream)
         if found is None:
             msg = (
                 f"task {task.stage.name}.{task.name} takes {name}.{upstream.name}, of which "
@@ -198,6 +228,19 @@ class Run:
         self._reads.setdefault(task, set()).add(read)
         schema = self.store.schema(name)
         return decoded_value(found.output, lambda *_: schema)
+
+    def published_output(self, task: Task) -> str | None:
+        """Give what is published of a task, as it is stored; None: nothing is."""
+        found = self._published_at(task)
+        return None if found is None else found.output
+
+    def _published_at(self, task: Task) -> StoredResult | None:
+        """Find what is published at a task's place; it stays the same within the run."""
+        name = task.stage.name
+        with self._lock:
+            if name not in self._foreign:
+                self._foreign[name] = self.store.published(name)
+        return self._foreign[name].at(task.position)
 
     def relocated(self, task: Task) -> Any:
         """Give the value of a task, with its tables where they are after the run."""
@@ -230,49 +273,55 @@ class Run:
         outcomes = [execution.outcomes[t] for t in self.tasks if t in execution.outcomes]
         audits = self._audited(stage, execution, outcomes)
         self._locks.check(stage.name)
-        done = execution.transaction.commit(
-            [outcome.result for outcome in outcomes],
-            full=self._full,
-            inputs=self.reads_of(*(task for task in self.tasks if task.stage == stage)),
-        )
+        results = [outcome.result for outcome in outcomes]
+        inputs = self.reads_of(*(task for task in self.tasks if task.stage == stage))
+        where, waits = execution.transaction, self._waits
+        if waits is None:
+            done = where.commit(results, full=self._full, inputs=inputs, collects=False)
+        else:
+            note = waits.note(self.stage_result(stage, audits=audits))
+            done = where.wait(
+                results, full=self._full, inputs=inputs, keep_for=waits.keep_for, note=note
+            )
+        published = done.changed and waits is None
+        waiting = done.published if done.changed and waits is not None else None
         self.results[stage.name] = self.stage_result(
-            stage, version=done.version, published=done.changed, dropped=done.dropped, audits=audits
+            stage, done, published=published, waits=waiting, audits=audits
         )
-        if done.changed:
+        if published:
             emit(StagePublished(stage.name, done.version, done.published))
-        if done.changed and self.blobs is not None:
-            self._collect_blobs(stage, self.blobs)
+        if published and self._replaced is not None:
+            self._replaced.append((stage, where))
+        elif published:
+            self._collect(stage, where)
         self._locks.done(stage.name)
-
-    def _collect_blobs(self, stage: Stage, blobs: BlobStore) -> None:
-        """Remove the blobs that no result of the stage refers to, published or not."""
-        with self.store.begin() as conn:
-            outputs = self.store.metadata.all_outputs(conn, self.store.schema(stage.name))
-        blobs.collect(stage.name, frozenset().union(*map(blobs_in, outputs)))
 
     def stage_result(
         self,
         stage: Stage,
+        done: Commit | None = None,
         *,
-        version: int | None = None,
         published: bool = False,
-        dropped: tuple[str, ...] = (),
+        waits: tuple[str, ...] | None = None,
         audits: tuple[AuditOutcome, ...] = (),
     ) -> StageResult:
-        """Describe the stage's part of the run."""
+        """Describe the stage's part of the run, and what became of it."""
         execution = self.execution(stage)
         outcomes = [execution.outcomes[t] for t in self.tasks if t in execution.outcomes]
         where = execution.transaction
         return StageResult(
             stage=stage.name,
-            version=where.published.version if version is None else version,
+            version=where.published.version if done is None else done.version,
             published=published,
             tables=_table_results(execution, outcomes),
-            dropped=dropped,
+            dropped=() if done is None else done.dropped,
             audits=audits,
             schema=where.published_schema,
             transaction_schema=where.schema,
             seconds=sum(outcome.seconds for outcome in outcomes),
+            waits=waits,
+            transaction_id=self.transaction_id,
+            before=where.published.tables if done is None else done.before.tables,
         )
 
     def _audited(

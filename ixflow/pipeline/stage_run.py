@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from ixflow.events import Event
 from ixflow.pipeline.audit import AuditOutcome, judged_one
 from ixflow.pipeline.blob_store import BlobStore
+from ixflow.pipeline.by_hand import Waits
 from ixflow.pipeline.engine import ThreadedEngine
 from ixflow.pipeline.result import StageResult
 from ixflow.pipeline.run import Run
@@ -28,12 +29,14 @@ def run_stage(
     blobs: BlobStore | None = None,
     max_workers: int = 4,
     on_event: Callable[[Event], None] | None = None,
+    waits: Waits | None = None,
 ) -> StageResult:
     """Run one stage of a flow and publish its tables together; others read what was published.
 
     ``tables`` selects the tasks that make these tables, and publishes only them. A run with the
     ``transaction_id`` of a failed one takes over the tables that it had finished. Inputs from
-    other stages, and from tasks that are not selected, are those that are published.
+    other stages, and from tasks that are not selected, are those that are published. With ``waits``
+    nothing is published: what was made and audited waits for `approve_stage`.
 
     Raises:
         TaskError: a task raised; the cause is its exception. Nothing was published.
@@ -57,6 +60,7 @@ def run_stage(
         max_workers=max_workers,
         flow=stage.flow,
         on_event=on_event,
+        waits=waits,
     )
     run.run(ThreadedEngine(), {})
     if run.error is not None:

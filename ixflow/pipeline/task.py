@@ -22,6 +22,7 @@ from ixflow.pipeline.encoding import MARKER, encoded, leaves
 from ixflow.store.frames import Wanted
 
 if TYPE_CHECKING:
+    from ixflow.pipeline.config import ConfigContext
     from ixflow.pipeline.flow import Flow
     from ixflow.pipeline.stage import Stage
 
@@ -51,6 +52,31 @@ class Field:
 
 class _Indexable:
     """What can be wired by index, key or attribute: the output of a task, or a part of it."""
+
+    def get_output_from_store(
+        self,
+        as_type: Any = None,
+        *,
+        ignore_position_hashes: bool = False,
+        config: ConfigContext | None = None,
+    ) -> Any:
+        """Load what is published of it; nothing is run, nor asked whether it is still valid.
+
+        Tables are loaded as ``as_type``, or as the task's own input type. The configuration is the
+        open one unless ``config`` gives another. With ``ignore_position_hashes`` a task of the
+        same name and stage counts too that was called with other arguments.
+
+        Raises:
+            CacheError: nothing is published of the task.
+            LockError: as `Result.get` does.
+
+        >>> orders.get_output_from_store(as_type=pl.DataFrame)  # doctest: +SKIP
+        """
+        from ixflow.pipeline.stored import stored_output
+
+        if not isinstance(self, (Task, TaskGetItem)):
+            raise TypeError
+        return stored_output(self, as_type, config, ignore_position_hashes=ignore_position_hashes)
 
     def __getitem__(self, item: int | str | Field) -> TaskGetItem:
         """Wire one element of the output."""

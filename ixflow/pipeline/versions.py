@@ -15,6 +15,7 @@ from ixflow.store.diff import Question, Side, StageDiff, compared
 from ixflow.store.versions import Rollback, StageVersion, VersionHistory, history
 from ixflow.store.versions import rollback as rolled_back
 from ixflow.store.versions import versions as listed
+from ixflow.store.waiting import WAITING
 from ixflow.values import TableName
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _open(
     found = [
         record
         for record in known
-        if record.state == "open" and transaction_id in (None, record.transaction_id)
+        if record.state in ("open", WAITING) and transaction_id in (None, record.transaction_id)
     ]
     if not found:
         which = "" if transaction_id is None else f" {transaction_id!r}"
@@ -98,7 +99,8 @@ def _open(
             f"name a version: stage.diff(version=...)"
         )
         raise StageError(msg, stage=stage, transaction_id=transaction_id)
-    return max(found, key=lambda record: record.seen_at)
+    # What waits has no time when it was seen, and is what a person has to decide about.
+    return max(found, key=lambda record: (record.state == WAITING, record.seen_at))
 
 
 def _published(store: SQLTableStore, found: VersionHistory) -> Side:

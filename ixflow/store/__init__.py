@@ -6,6 +6,7 @@ from ixflow.store.frames import TableSpec
 from ixflow.store.metadata import StageState, StoredResult, StoredTable, TableColumn
 from ixflow.store.scripts import Script
 from ixflow.store.sql_store import SQLTableStore
+from ixflow.store.steps import StepRecord, Steps
 from ixflow.store.transaction import Commit, InputRead, StageTransaction, TableWrite
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "Script",
     "StageState",
     "StageTransaction",
+    "StepRecord",
+    "Steps",
     "StoredResult",
     "StoredTable",
     "TableColumn",

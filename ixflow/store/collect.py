@@ -3,6 +3,7 @@
 A transaction that failed is kept so that it can be resumed: for the store's ``gc_after``, or until
 a later one publishes the stage, but then for an hour at least, since it may be another process at
 work. Its record outlives its tables for ``gc_after``, so that its schema's name is not used again.
+What waits to be published by hand is kept until its own time is over, and it is told when it goes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 from ixflow.errors import IxflowError
 from ixflow.store.metadata import TransactionRecord
 from ixflow.store.publish import KEPT
+from ixflow.store.waiting import COLLECTED, WAITING, all_waiting, end_waiting, forget_waiting
 
 if TYPE_CHECKING:
     from ixflow.store.sql_store import SQLTableStore
@@ -40,6 +42,8 @@ def is_over(store: SQLTableStore, record: TransactionRecord, own: str, *, commit
     if record.state == "open" and record.schema == own:
         return False
     age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(record.seen_at)
+    if record.state == WAITING:  # its time is that until which it waits
+        return age > dt.timedelta(0)
     replaced = record.state == "open" and committed
     return age > store.gc_after or (replaced and age > _MAY_BE_RUNNING)
 
@@ -91,11 +95,30 @@ def _collect_one(
     store: SQLTableStore, conn: sa.Connection, stage: str, record: TransactionRecord
 ) -> None:
     if record.state == "collected":
+        forget_waiting(store, conn, stage, record.schema)
         store.metadata.forget_transaction(conn, stage, record.schema)
         return
+    if record.state == WAITING:
+        _tell_of_waiting(store, conn, stage, record)
     store.metadata.forget(conn, stage, record.schema)
     store.drop_scope(conn, record.schema)
     # DuckDB keeps the tables that are published: they go when another version takes their place.
     if not store.tables_in(conn, record.schema):
         done = dataclasses.replace(record, state="collected")
         store.metadata.put_transaction(conn, stage, done)
+
+
+def _tell_of_waiting(
+    store: SQLTableStore, conn: sa.Connection, stage: str, record: TransactionRecord
+) -> None:
+    """Say that something goes that nobody has published, here and to whoever asks for it later."""
+    for one in all_waiting(store, conn, stage):
+        if one.schema == record.schema and not one.ended:
+            end_waiting(store, conn, stage, one, COLLECTED)
+            _log.warning(
+                "stage %s: transaction %s waited for approval from %s to %s, and is dropped now",
+                stage,
+                one.transaction_id,
+                one.since,
+                one.until,
+            )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ixflow.dialects import run
 from ixflow.errors import ValidationError
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from ixflow.dialects import Dialect
-    from ixflow.store.metadata import StoredTable
+    from ixflow.store.metadata import StoredTable, TableColumn
 
-__all__ = ["RowChange", "Side", "StageDiff", "TableDiff", "compared"]
+__all__ = ["RowChange", "Side", "StageDiff", "TableDiff", "compared", "form_changes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,11 @@ class TableDiff:
     rows_removed: int | None = None
     rows_changed: int | None = None
     sample: tuple[RowChange, ...] = ()
+
+    @property
+    def other_columns(self) -> bool:
+        """Say whether columns or their types differ."""
+        return bool(self.columns_added or self.columns_removed or self.types_changed)
 
     def __str__(self) -> str:
         """Say it in one line."""
@@ -133,29 +138,51 @@ def _table(
     conn: sa.Connection, dialect: Dialect, name: str, sides: tuple[Side, Side], asked: Question
 ) -> TableDiff:
     old, new = (side.tables.get(name) for side in sides)
+    form = form_changes(name, old, new)
+    if old is None or new is None or not asked.rows:
+        return form
+    counted: dict[str, Any] = {"rows_added": 0, "rows_removed": 0, "rows_changed": 0}
+    if form.change != "same":
+        pair = _Pair(conn, dialect, sides[0].places[name], sides[1].places[name])
+        counted = pair.counted(asked.keys.get(name), asked.sample)
+    other_rows = any(counted[f"rows_{what}"] for what in ("added", "removed", "changed"))
+    change = "changed" if form.other_columns or other_rows else "same"
+    return replace(form, change=change, **counted)
+
+
+class _Recorded(Protocol):
+    """What is recorded of a table."""
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def columns(self) -> tuple[TableColumn, ...]: ...
+
+    @property
+    def data_version(self) -> str: ...
+
+
+def form_changes(name: str, old: _Recorded | None, new: _Recorded | None) -> TableDiff:
+    """Compare what is recorded of a table in two states, of which one may lack it; no row is read.
+
+    Another data version may be the same rows: then the table counts as changed.
+    """
     if old is None or new is None:
         rows = [None if table is None else table.rows for table in (old, new)]
         return TableDiff(name, "removed" if new is None else "added", rows[0], rows[1])
     before, after = ({c.name: c.type for c in table.columns} for table in (old, new))
-    made: dict[str, Any] = {
-        "rows_before": old.rows,
-        "rows_after": new.rows,
-        "columns_added": tuple(c for c in after if c not in before),
-        "columns_removed": tuple(c for c in before if c not in after),
-        "types_changed": tuple(
-            (c, before[c], after[c]) for c in after if c in before and before[c] != after[c]
-        ),
-    }
-    other_form = any(made[what] for what in ("columns_added", "columns_removed", "types_changed"))
-    other_rows = old.data_version != new.data_version
-    if asked.rows:
-        counted: dict[str, Any] = {"rows_added": 0, "rows_removed": 0, "rows_changed": 0}
-        if other_rows or other_form:
-            pair = _Pair(conn, dialect, sides[0].places[name], sides[1].places[name])
-            counted = pair.counted(asked.keys.get(name), asked.sample)
-        made |= counted
-        other_rows = any(counted[f"rows_{what}"] for what in ("added", "removed", "changed"))
-    return TableDiff(name, "changed" if other_form or other_rows else "same", **made)
+    found = TableDiff(
+        name,
+        "changed",
+        old.rows,
+        new.rows,
+        tuple(c for c in after if c not in before),
+        tuple(c for c in before if c not in after),
+        tuple((c, before[c], after[c]) for c in after if c in before and before[c] != after[c]),
+    )
+    same = old.data_version == new.data_version and not found.other_columns
+    return replace(found, change="same") if same else found
 
 
 class _Pair:

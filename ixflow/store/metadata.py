@@ -21,6 +21,7 @@ from ixflow.dialects import Dialect
 from ixflow.errors import UnsupportedState
 from ixflow.store.lineage import ColumnSource
 from ixflow.store.local_cache import Writing
+from ixflow.store.settling import Moves, resettle
 from ixflow.values import TableName
 
 __all__ = [
@@ -293,14 +294,48 @@ class Metadata:
             here = sa.and_(table.c.stage == stage, table.c.scope == scope)
             conn.execute(sa.delete(table).where(here))
 
-    def set_version(
-        self, conn: sa.Connection, stage: str, version: int, transaction_id: str
+    def settle(
+        self,
+        conn: sa.Connection,
+        stage: str,
+        before: StageState,
+        after: StageState,
+        held: tuple[str, StageState] | None = None,
     ) -> None:
-        """Record that a version of the stage was published."""
+        """Let the published rows be those of ``after``, where those of ``before`` are.
+
+        Rows that a transaction ``held``, in the scope of this name, become published ones or go.
+        """
+        scope, there = held or (PUBLISHED, StageState())
+        old, mine, new = (one.tables.values() for one in (before, there, after))
+        tables = Moves.between(old, mine, new)
+        results = Moves.between(before.results, there.results, after.results)
+        place, keys = (stage, PUBLISHED, scope), ("position", "task_key")
+        done = resettle(conn, self._tables, place, ("name",), tables)
+        done &= resettle(conn, self._results, place, keys, results)
+        if done:
+            self.add(conn, stage, PUBLISHED, tables.new, results.new)
+        else:  # somebody has changed the rows by hand
+            for gone in {PUBLISHED, scope}:
+                self.forget(conn, stage, gone)
+            self.add(conn, stage, PUBLISHED, list(new), after.results)
+
+    def set_version(
+        self,
+        conn: sa.Connection,
+        stage: str,
+        version: int,
+        transaction_id: str,
+        *,
+        again: bool = True,
+    ) -> None:
+        """Record that a version of the stage was published; ``again``: not the first one."""
         t = self._stages
-        conn.execute(sa.delete(t).where(t.c.stage == stage))
-        row = {"stage": stage, "version": version, "transaction_id": transaction_id}
-        conn.execute(sa.insert(t).values(**row, published_at=now()))
+        row = {"version": version, "transaction_id": transaction_id, "published_at": now()}
+        if again:
+            conn.execute(sa.update(t).where(t.c.stage == stage).values(**row))
+        else:
+            conn.execute(sa.insert(t).values(stage=stage, **row))
 
     def rescope(self, conn: sa.Connection, stage: str, scope: str, new: str) -> None:
         """Let the rows of a scope be those of another one."""

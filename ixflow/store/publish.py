@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ixflow.errors import ReplacementRefused
-from ixflow.store.metadata import PUBLISHED, StoredResult, StoredTable, TransactionRecord
+from ixflow.store.metadata import (
+    PUBLISHED,
+    StageState,
+    StoredResult,
+    StoredTable,
+    TransactionRecord,
+)
+from ixflow.store.published import Published
 from ixflow.values import TableName
 
 if TYPE_CHECKING:
@@ -37,9 +44,19 @@ class NewState:
 
 
 def publish_state(
-    store: SQLTableStore, conn: sa.Connection, stage: str, new: NewState, *, keeps: bool
+    store: SQLTableStore,
+    conn: sa.Connection,
+    stage: str,
+    new: NewState,
+    *,
+    keeps: bool,
+    found: Published | None = None,
+    held: tuple[str, StageState] | None = None,
 ) -> None:
     """Publish a new state under the stage's lock; ``keeps`` the old one as a version.
+
+    ``found`` is what is published, where that is known. The records of a transaction that ``held``
+    names with its scope become those of the new state, or go.
 
     Raises:
         ReplacementRefused: an object that is not the stage's own is in the way.
@@ -47,20 +64,25 @@ def publish_state(
 
     """
     place, metadata = store.schema(stage), store.metadata
-    owned = set(metadata.state(conn, place).tables)
-    _refuse_foreign(store, conn, stage, new, owned)
-    old = metadata.publication(conn, place) if keeps else None
+    if found is None:
+        found = Published.read(store, conn, stage)
+    owned = set(found.records.tables)
+    _refuse_foreign(stage, place, new, found.present - owned)
+    old = found.publication if keeps else None
     scope = None if old is None else store.version_scope(stage, old.version)
     if new.sources or new.drops:
         _move(store, conn, new, owned, (place, scope))
+    before = found.records
     if old is not None and scope is not None:
         metadata.forget(conn, place, scope)
         metadata.rescope(conn, place, PUBLISHED, scope)
         record = TransactionRecord(old.transaction_id, old.version, scope, KEPT, old.published_at)
         metadata.put_transaction(conn, place, record)
-    metadata.forget(conn, place, PUBLISHED)
-    metadata.add(conn, place, PUBLISHED, list(new.tables.values()), new.results)
-    metadata.set_version(conn, place, new.version, new.run)
+        before = StageState()
+    after = StageState(new.version, new.tables, tuple(new.results))
+    metadata.settle(conn, place, before, after, held)
+    again = found.publication is not None
+    metadata.set_version(conn, place, new.version, new.run, again=again)
 
 
 def _move(
@@ -91,13 +113,9 @@ def _move(
     )
 
 
-def _refuse_foreign(
-    store: SQLTableStore, conn: sa.Connection, stage: str, new: NewState, owned: set[str]
-) -> None:
+def _refuse_foreign(stage: str, place: str, new: NewState, others: Collection[str]) -> None:
     """Refuse to replace a table of this schema that no stage of ours has written."""
-    place = store.schema(stage)
-    present = set(store.dialect.tables_in(conn, place))
-    foreign = sorted(name for name in new.sources if name in present - owned)
+    foreign = sorted(name for name in new.sources if name in others)
     if foreign:
         names = ", ".join(foreign)
         msg = (

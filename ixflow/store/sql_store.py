@@ -21,17 +21,18 @@ from ixflow.store.local_cache import LocalTableCache, Writing, read_through
 from ixflow.store.metadata import Metadata, StageState
 from ixflow.store.options import ToldMetadata, checked_count, tell_statements
 from ixflow.store.places import placed, prefix_of, scope_named
+from ixflow.store.published import Published
 from ixflow.store.remade import Remade
 from ixflow.tables.read import reading_through
 from ixflow.values import TableName
 
-__all__ = ["SQLTableStore"]
+__all__ = ["SQLTableStore", "process_lock"]
 
 _locks: weakref.WeakValueDictionary[tuple[str, str], threading.Lock] = weakref.WeakValueDictionary()
 _locks_guard = threading.Lock()
 
 
-def _process_lock(url: str, name: str) -> threading.Lock:
+def process_lock(url: str, name: str) -> threading.Lock:
     """Give this process's one lock of the name, for databases that lock nothing themselves."""
     with _locks_guard:
         lock = _locks.get((url, name))
@@ -276,7 +277,7 @@ class SQLTableStore(Remade):
         """Open a transaction that holds a named lock until it ends."""
         full = f"{self.metadata.schema}:{name}"
         with (
-            _process_lock(str(self.url), full),
+            process_lock(str(self.url), full),
             self.begin() as conn,
             self.dialect.advisory_lock(conn, full),
         ):
@@ -311,11 +312,7 @@ class SQLTableStore(Remade):
 
     def published_in(self, conn: sa.Connection, stage: str) -> StageState:
         """Read what is published of a stage, in the caller's transaction."""
-        schema = self.schema(stage)
-        known = self.metadata.state(conn, schema)
-        present = set(self.dialect.tables_in(conn, schema)) if known.tables else set()
-        tables = {name: table for name, table in known.tables.items() if name in present}
-        return StageState(known.version, tables, known.results)
+        return Published.read(self, conn, stage).state
 
     def read(self, table: TableName, type_: Any) -> Any:
         """Read a committed table as a type of frame; None gives the pair (name, schema).

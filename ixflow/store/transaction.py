@@ -8,10 +8,11 @@ the published schema as it was, and what was written for the next try with the s
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import threading
 import uuid
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ixflow.dialects import run
@@ -20,6 +21,7 @@ from ixflow.errors import InputChanged, StageError, ValidationError
 from ixflow.store.collect import collect, is_over
 from ixflow.store.commit import CommitPlan, plan_commit
 from ixflow.store.frames import TableSpec, frames_for
+from ixflow.store.inputs import InputRead, changed_inputs, moved_stages
 from ixflow.store.local_cache import Writing, keep_output
 from ixflow.store.metadata import (
     StageState,
@@ -32,7 +34,9 @@ from ixflow.store.metadata import (
 from ixflow.store.origins import with_sources
 from ixflow.store.places import LONGEST_PREFIX
 from ixflow.store.publish import KEPT, NewState, publish_state
+from ixflow.store.published import Published
 from ixflow.store.scripts import Script, refuse_needs, run_script
+from ixflow.store.waiting import Waiting, put_waiting, until_from
 from ixflow.values import Column, TableName
 
 if TYPE_CHECKING:
@@ -53,22 +57,17 @@ class TableWrite:
 
 
 @dataclass(frozen=True, slots=True)
-class InputRead:
-    """The published result of another task that this run relied on, by stage and place."""
-
-    stage: str
-    position: str
-    output: str
-
-
-@dataclass(frozen=True, slots=True)
 class Commit:
-    """What a commit did: the stage's version, the tables that appeared, and those that went."""
+    """What a commit did: the stage's version, the tables that appeared, and those that went.
+
+    ``before`` is what was published before. What `StageTransaction.wait` gives would do so.
+    """
 
     version: int
     published: tuple[str, ...]
     dropped: tuple[str, ...]
     changed: bool
+    before: StageState = field(default_factory=StageState, repr=False)
 
 
 class StageTransaction:
@@ -94,6 +93,7 @@ class StageTransaction:
         self.attempt = 0
         self.held = StageState()
         self.published = StageState()
+        self._found: Published | None = None
         self._begun = False
         self._begin_lock = threading.Lock()
         self._held_lock = threading.Lock()
@@ -107,7 +107,8 @@ class StageTransaction:
         mine = [t for t in metadata.transactions(conn, place) if self._is_mine(t)]
         done = [t.attempt for t in mine if t.state != "open"]
         self.attempt = max(done) + 1 if done else 0
-        self.published = self._store.published_in(conn, self.stage)
+        self._found = Published.read(self._store, conn, self.stage)
+        self.published = self._found.state
         if any(t.attempt == self.attempt for t in mine):
             schema = self._store.transaction_schema(self.stage, self.transaction_id, self.attempt)
             self.held = metadata.state(conn, place, schema)
@@ -165,8 +166,8 @@ class StageTransaction:
             if metadata.result(conn, place, self.schema, result.task_key):
                 self._remember(metadata.state(conn, place, self.schema))
                 return
-            if moved := self._moved(conn, inputs):
-                raise self._changed(moved)
+            if moved := moved_stages(self._store, conn, inputs):
+                raise changed_inputs(self.stage, moved)
             self._drop_leftovers(conn, [write.spec.name for write in writes])
             tables = [self._write(conn, result, write, data_version) for write in writes]
             metadata.add(conn, place, self.schema, tables, [result])
@@ -324,12 +325,18 @@ class StageTransaction:
     # -- publishing -----------------------------------------------------------------------------
 
     def commit(
-        self, results: Sequence[StoredResult], *, full: bool, inputs: Sequence[InputRead] = ()
+        self,
+        results: Sequence[StoredResult],
+        *,
+        full: bool,
+        inputs: Sequence[InputRead] = (),
+        collects: bool = True,
     ) -> Commit:
         """Publish the tables of these results together, unless nothing has changed.
 
         ``full`` says that the results are everything the stage has. Tables that are published
-        already under the same key are carried over where they are.
+        already under the same key are carried over where they are. Unless it ``collects`` what is
+        left of old transactions, `collect` has to follow; if it does not, the next run does it.
 
         Raises:
             InputChanged: a result that this run read or carried over was replaced meanwhile.
@@ -339,22 +346,79 @@ class StageTransaction:
         """
         plan = plan_commit(self.published, self.held, results, full=full)
         if not plan.changed:
-            return Commit(self.published.version, (), (), changed=False)
-        self._store.install()
+            return self._unchanged(self.published)
+        if not self._begun:
+            self._store.install()
+        with self._store.locked(f"stage {self.published_schema}") as conn:
+            found = Published.read(self._store, conn, self.stage, self._found)
+            current = found.state
+            self._validate(conn, current, results, inputs)
+            plan = plan_commit(current, self.held, results, full=full)
+            if not plan.changed:
+                return self._unchanged(current)
+            version = current.version + 1
+            self._publish(conn, found, plan, version)
+        self.published, self._found = StageState(version, plan.tables, plan.results), None
+        self.held = StageState()
+        if collects:
+            self.collect()
+        return Commit(version, plan.publish, plan.drop, changed=True, before=current)
+
+    def collect(self) -> None:
+        """Drop what a commit has left: old transactions, and versions that are not kept."""
+        collect(self._store, self.published_schema, self.schema, keep=self._keep)
+
+    def wait(
+        self,
+        results: Sequence[StoredResult],
+        *,
+        full: bool,
+        inputs: Sequence[InputRead] = (),
+        keep_for: dt.timedelta,
+        note: Mapping[str, Any] | None = None,
+    ) -> Commit:
+        """Let these results wait for `ixflow.store.approval.approve`, unless nothing has changed.
+
+        Nothing is published. The tables are kept for ``keep_for`` at least, and are not written to
+        again: another run with this transaction's id begins anew. Validates as `commit` does.
+
+        Raises:
+            InputChanged: a result that this run read or carried over was replaced meanwhile.
+
+        """
+        if not plan_commit(self.published, self.held, results, full=full).changed:
+            return self._unchanged(self.published)
+        self.begin()
         with self._store.locked(f"stage {self.published_schema}") as conn:
             current = self._store.published_in(conn, self.stage)
             self._validate(conn, current, results, inputs)
             plan = plan_commit(current, self.held, results, full=full)
             if not plan.changed:
-                return Commit(current.version, (), (), changed=False)
-            version = current.version + 1
-            self._publish(conn, plan, version)
-        self.published = StageState(version, plan.tables, plan.results)
-        self.held = StageState()
-        collect(self._store, self.published_schema, self.schema, keep=self._keep)
-        return Commit(version, plan.publish, plan.drop, changed=True)
+                return self._unchanged(current)
+            since = now()
+            one = Waiting(
+                self.transaction_id,
+                self.attempt,
+                self.schema,
+                current.version,
+                since,
+                until_from(since, keep_for),
+                full,
+                tuple(results),
+                tuple(inputs),
+                plan.publish,
+                plan.drop,
+                note or {},
+            )
+            put_waiting(self._store, conn, self.published_schema, one)
+        return Commit(current.version, plan.publish, plan.drop, changed=True, before=current)
 
-    def _publish(self, conn: sa.Connection, plan: CommitPlan, version: int) -> None:
+    def _unchanged(self, current: StageState) -> Commit:
+        return Commit(current.version, (), (), changed=False, before=current)
+
+    def _publish(
+        self, conn: sa.Connection, found: Published, plan: CommitPlan, version: int
+    ) -> None:
         new = NewState(
             version,
             self.transaction_id,
@@ -363,8 +427,9 @@ class StageTransaction:
             dict.fromkeys(plan.publish, self.schema),
             plan.drop,
         )
-        publish_state(self._store, conn, self.stage, new, keeps=self._keep > 0)
-        self._store.metadata.forget(conn, self.published_schema, self.schema)
+        held = (self.schema, self.held)
+        keeps = self._keep > 0
+        publish_state(self._store, conn, self.stage, new, keeps=keeps, found=found, held=held)
         self._record(conn, "committed")
 
     def _validate(
@@ -374,30 +439,12 @@ class StageTransaction:
         results: Sequence[StoredResult],
         inputs: Sequence[InputRead],
     ) -> None:
-        moved = self._moved(conn, inputs)
+        moved = moved_stages(self._store, conn, inputs)
         moved |= {self.stage for r in results if not self._available(current, r)}
         if self.held.results and not self._still_open(conn):
             moved.add(self.stage)
         if moved:
-            raise self._changed(moved)
-
-    def _moved(self, conn: sa.Connection, inputs: Sequence[InputRead]) -> set[str]:
-        """Name the stages of which other results are published now than were read."""
-        moved = set()
-        for stage in {read.stage for read in inputs}:
-            wanted = {read.position: read.output for read in inputs if read.stage == stage}
-            found = self._store.metadata.outputs(conn, self._store.schema(stage), wanted)
-            if found != wanted:
-                moved.add(stage)
-        return moved
-
-    def _changed(self, moved: set[str]) -> InputChanged:
-        names = sorted(moved)
-        msg = (
-            f"stage {self.stage} was computed from results of {', '.join(names)} that another "
-            f"run has replaced meanwhile; nothing was published, run it again"
-        )
-        return InputChanged(msg, stage=self.stage, inputs=names)
+            raise changed_inputs(self.stage, moved)
 
     def _available(self, current: StageState, result: StoredResult) -> bool:
         pairs = result.pairs()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ixflow.errors import StageError
@@ -49,12 +49,17 @@ class StageVersion:
 
 @dataclass(frozen=True, slots=True)
 class Rollback:
-    """What a rollback did: the new version, and the one whose tables it has."""
+    """What a rollback did: the new version, and the one whose tables it has.
+
+    ``state`` is what is published now, ``before`` what was.
+    """
 
     version: int
     restored: int
     published: tuple[str, ...]
     dropped: tuple[str, ...]
+    state: StageState = field(default_factory=StageState, repr=False)
+    before: StageState = field(default_factory=StageState, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +183,14 @@ def rollback(
         )
         publish_state(store, conn, stage, new, keeps=True)
     collect(store, place, "", keep=max(1, store.keep_versions if keep is None else keep))
-    return Rollback(new.version, restored, tuple(sorted(new.sources)), tuple(new.drops))
+    return Rollback(
+        new.version,
+        restored,
+        tuple(sorted(new.sources)),
+        tuple(new.drops),
+        StageState(new.version, new.tables, tuple(new.results)),
+        found.published,
+    )
 
 
 def _refuse_lost(found: VersionHistory, version: int, lost: Sequence[str]) -> None:

@@ -32,6 +32,10 @@ __all__ = [
 
 
 _CAST_ROWS = 64_000
+_FORMS = {
+    pa.string(): (pa.large_string(), pa.string_view()),
+    pa.binary(): (pa.large_binary(), pa.binary_view()),
+}
 
 
 def conform(
@@ -40,6 +44,8 @@ def conform(
     *,
     table: str,
     infinite_moments: bool = False,
+    any_text: bool = False,
+    rows_at_once: int = _CAST_ROWS,
 ) -> tuple[tuple[Column, ...], pa.RecordBatchReader]:
     """Order and cast the reader's columns as the table has them.
 
@@ -58,6 +64,11 @@ def conform(
     chosen = tuple(column for column in columns if column.name in given)
     places = [given.index(column.name) for column in chosen]
     types = [reader.schema.field(place).type for place in places]
+    if any_text:
+        chosen = tuple(
+            replace(column, type=type_) if type_ in _FORMS.get(column.type, ()) else column
+            for type_, column in zip(types, chosen, strict=True)
+        )
     as_text = [
         infinite_moments and is_moment_text(type_, column)
         for type_, column in zip(types, chosen, strict=True)
@@ -71,7 +82,7 @@ def conform(
 
     def batches() -> Iterator[pa.RecordBatch]:
         first_row = 0
-        for batch in _sliced(reader):
+        for batch in _sliced(reader, rows_at_once):
             arrays = [
                 cast(batch.column(place), column, table=table, first_row=first_row)
                 for place, column, cast in zip(places, chosen, casts, strict=True)
@@ -84,11 +95,11 @@ def conform(
     return chosen, pa.RecordBatchReader.from_batches(schema, batches())
 
 
-def _sliced(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+def _sliced(reader: pa.RecordBatchReader, rows: int) -> Iterator[pa.RecordBatch]:
     """Cut batches that are a whole frame: what a cast makes of one is in memory beside it."""
     for batch in reader:
-        for start in range(0, batch.num_rows, _CAST_ROWS):
-            yield batch.slice(start, _CAST_ROWS)
+        for start in range(0, batch.num_rows, rows):
+            yield batch.slice(start, rows)
 
 
 def _check_names(given: Sequence[str], columns: Sequence[Column], table: str) -> None:
@@ -132,7 +143,12 @@ def _append(
 ) -> int:
     dialect = dialect_of(conn)
     chosen, rows = conform(
-        reader, columns, table=str(table), infinite_moments=dialect.infinite_moments
+        reader,
+        columns,
+        table=str(table),
+        infinite_moments=dialect.infinite_moments,
+        any_text=dialect.any_text,
+        rows_at_once=dialect.rows_at_once,
     )
     return dialect.load(conn, table, chosen, rows)
 

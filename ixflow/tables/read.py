@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ixflow.dialects.facts import Reader
 
-__all__ = ["Through", "read", "read_table", "reading_through"]
+__all__ = ["Through", "read", "read_table", "reading_part", "reading_through"]
 
 
 #: Is given what reads a table, and gives its rows.
@@ -37,6 +37,21 @@ def reading_through(through: Through) -> Iterator[None]:
         yield
     finally:
         _through.reset(token)
+
+
+_part: contextvars.ContextVar[tuple[Sequence[str] | None, str | None]] = contextvars.ContextVar(
+    "ixflow_reading_part", default=(None, None)
+)
+
+
+@contextlib.contextmanager
+def reading_part(columns: Sequence[str] | None, where: str | None) -> Iterator[None]:
+    """Let `read_table` in the block read these columns and rows where it is not told which."""
+    token = _part.set((columns, where))
+    try:
+        yield
+    finally:
+        _part.reset(token)
 
 
 @contextlib.contextmanager
@@ -88,7 +103,9 @@ def read_table(
     columns: Sequence[str] | None = None,
     where: str | None = None,
 ) -> pa.Table:
-    """Read a committed table whole; see `read`, and `reading_through`."""
+    """Read a committed table to memory; see `read`, `reading_part` and `reading_through`."""
+    if columns is None and where is None:
+        columns, where = _part.get()
     through = _through.get()
     if through is not None and columns is None and where is None:
         return through(lambda: _whole(engine, table, None, None))

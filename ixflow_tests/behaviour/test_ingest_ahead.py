@@ -65,9 +65,9 @@ def test_the_generator_may_use_the_connection_between_any_two_rows(fresh_postgre
         def count() -> int:
             query = "SELECT count(*) FROM app.people"
             if through == "sqlalchemy":
-                return conn.scalar(sa.text(query))
+                return int(conn.scalar(sa.text(query)) or 0)
             driver: Any = conn.connection.driver_connection
-            return driver.execute(query).fetchone()[0]
+            return int(driver.execute(query).fetchone()[0])
 
         def pairs():
             for number in range(4 * PIECE):
@@ -139,7 +139,10 @@ def test_an_interrupted_wait_cancels_the_work(monkeypatch):
     def interrupted(_: threading.Thread) -> None:
         raise KeyboardInterrupt
 
-    wait = apart(lambda: going.wait(60), cancelled.set)
+    def work() -> None:
+        going.wait(60)
+
+    wait = apart(work, cancelled.set)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "join", interrupted)
         with pytest.raises(KeyboardInterrupt):

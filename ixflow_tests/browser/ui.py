@@ -131,8 +131,10 @@ class Webserver:
 
 
 @contextlib.contextmanager
-def webserver(home: Path, environment: Mapping[str, str]) -> Iterator[Webserver]:
-    """Serve the workspace of this checkout from a new DAGSTER_HOME."""
+def webserver(
+    home: Path, environment: Mapping[str, str], directory: Path = ROOT
+) -> Iterator[Webserver]:
+    """Serve the workspace of a directory, by default of this checkout, from a new DAGSTER_HOME."""
     home.mkdir()
     (home / "dagster.yaml").write_text(_SETTINGS)
     port, log = free_port(), home / "webserver.log"
@@ -141,7 +143,7 @@ def webserver(home: Path, environment: Mapping[str, str]) -> Iterator[Webserver]
         process = spawn(
             [*command, "-h", LOOPBACK, "-p", str(port)],
             account=Account(os.geteuid(), os.getegid()),
-            directory=ROOT,
+            directory=directory,
             log=out,
             end=signal.SIGINT,
             environment={

@@ -108,7 +108,10 @@ def _steps(store, monkeypatch, limit):
         return wrapper
 
     for owner, names in (
-        (metadata.Metadata, ("add", "forget", "set_version", "put_transaction", "install")),
+        (
+            metadata.Metadata,
+            ("add", "forget", "settle", "set_version", "put_transaction", "install"),
+        ),
         (type(store.dialect), ("create_schema", "publish", "drop_schema")),
         (transaction.StageTransaction, ("_validate",)),
     ):

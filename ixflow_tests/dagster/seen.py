@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 import sqlalchemy as sa
-from dagster import AssetMaterialization
+from dagster import AssetMaterialization, AssetObservation
 
 __all__ = ["checks", "data_version", "failure", "made", "rows", "value"]
 
@@ -23,7 +23,7 @@ def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
     return {one.check_name: one.passed for one in result.get_asset_check_evaluations()}
 
 
-def value(one: AssetMaterialization, key: str) -> Any:
+def value(one: AssetMaterialization | AssetObservation, key: str) -> Any:
     """Give a metadata value as Python sees it."""
     return one.metadata[key].value
 

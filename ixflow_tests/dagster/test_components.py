@@ -129,6 +129,7 @@ def test_the_options_of_a_table_go_before_those_of_the_component(sandbox):
 
 def test_every_option_of_an_intent_can_be_said_in_yaml():
     elsewhere = {"source_type", "source_config", "object_name", "output_dir", "storage_options"}
+    elsewhere |= {"partition"}  # which Dagster says
     renamed = {"mode", "incremental_key", "mask_salt"}
     offered = set(ExtractionOptions.model_fields) - {"cursor"}
     assert offered == {f.name for f in dataclasses.fields(ExtractionIntent)} - elsewhere - renamed
@@ -363,3 +364,24 @@ def test_what_a_scaffolder_writes_fits_the_schema(component, options, sandbox):
     written = yaml.safe_load((folder / "defs.yaml").read_text())
     fields = component.model().model_validate(written["attributes"])
     assert set(written["attributes"]) <= {*fields.model_fields_set, "schema"}
+
+
+def test_the_partitions_of_an_extraction_are_those_of_its_ingest(sandbox):
+    days = {"type": "daily", "start_date": "2024-05-01", "timezone": "Europe/Berlin"}
+    extraction(
+        sandbox,
+        tables=[
+            {"name": "orders"},
+            {"name": "visits", "partition_by": {"column": "seconds", "unit": "s"}},
+        ],
+        partitions_def=days,
+        partition_by="day",
+        backfill_policy={"type": "multi_run", "max_partitions_per_run": 5},
+    )
+    given(sandbox, "ingest", "IngestComponent", extraction="extract")
+    given(sandbox, "store", "TableStoreComponent", url="duckdb:////nowhere/warehouse.duckdb")
+    asset = loaded(sandbox).resolve_assets_def(dg.AssetKey(["raw", "visits"]))
+    assert asset.partitions_def == dg.DailyPartitionsDefinition(
+        start_date="2024-05-01", timezone="Europe/Berlin"
+    )
+    assert asset.backfill_policy == dg.BackfillPolicy.multi_run(max_partitions_per_run=5)

@@ -24,6 +24,12 @@ from ixflow.dagster.components.fields import (
     retries,
     shown,
 )
+from ixflow.dagster.components.partition_fields import (
+    Backfills,
+    PartitionColumn,
+    Partitions,
+    by_of,
+)
 from ixflow.dagster.components.scaffolders import ExtractionScaffolder
 from ixflow.dagster.components.schema import PreciseFields
 from ixflow.dagster.components.table_options import ExtractedTable, ExtractionOptions, intent_of
@@ -108,6 +114,11 @@ class ExtractionComponent(dg.StateBackedComponent, PreciseFields, dg.Model):
     pool: Annotated[str | None, shown("default: source_<host>")] = None
     retries: Annotated[int | None, shown("how often a step is tried again")] = None
     automation_condition: Automation = None
+    partitions_def: Partitions = None
+    partition_by: Annotated[
+        str | PartitionColumn | None, shown("the column that says the partition of a row")
+    ] = None
+    backfill_policy: Backfills = None
     _intents: list[ExtractionIntent] | None = PrivateAttr(default=None)
 
     @classmethod
@@ -161,6 +172,7 @@ class ExtractionComponent(dg.StateBackedComponent, PreciseFields, dg.Model):
                 automation_condition=self.automation_condition,
                 retry_policy=retries(self.retries),
                 pool=self.pool,
+                **self.partitions_of(intent),
             )
             for intent in self._intents
         ]
@@ -175,6 +187,15 @@ class ExtractionComponent(dg.StateBackedComponent, PreciseFields, dg.Model):
     def key_of(self, intent: ExtractionIntent) -> dg.AssetKey:
         """Give the asset key of one of the tables."""
         return asset_key(*self.key_prefix, TableName.parse(intent.object_name).name)
+
+    def partitions_of(self, intent: ExtractionIntent) -> dict[str, Any]:
+        """Give the partitions of one of the tables, and the column that tells them."""
+        own = {table.name: table.partition_by for table in self.tables}
+        return {
+            "partitions_def": self.partitions_def,
+            "partition_by": by_of(own.get(intent.object_name) or self.partition_by),
+            "backfill_policy": self.backfill_policy,
+        }
 
     def _source(self) -> ExtractionIntent:
         """Give an intent that stands for the source; which table it names is no matter."""

@@ -2,13 +2,14 @@
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import dagster as dg
 
 from ixflow.dagster.components.fields import Automation, on_change_scope, retries, shown
 from ixflow.dagster.components.scaffolders import FlowScaffolder
 from ixflow.dagster.components.schema import PreciseFields
+from ixflow.dagster.manual import WAIT_HOURS
 from ixflow.dagster.table_store import WAREHOUSE
 from ixflow.errors import ValidationError
 from ixflow.pipeline.blob_store import FileBlobStore
@@ -61,6 +62,21 @@ class FlowComponent(dg.Component, PreciseFields, dg.Model):
     io_manager_key: Annotated[str | None, shown("IO manager for downstream assets")] = None
     max_workers: Annotated[int, shown("how many tasks of a stage run at a time")] = 4
     retries: Annotated[int | None, shown("how often a stage is tried again")] = None
+    execution: Annotated[
+        Literal["stage", "graph"],
+        shown("stage: one step a stage; graph: one step a task, and one that publishes"),
+    ] = "stage"
+    on_cache_hit: Annotated[
+        Literal["record", "skip"],
+        shown("skip: tell nothing of valid tables, so that what takes only those is skipped"),
+    ] = "record"
+    publish: Annotated[
+        Literal["auto", "manual"] | Mapping[str, Literal["auto", "manual"]],
+        shown("manual: what is made waits for the job approve_<stage>; or a mapping by stages"),
+    ] = "auto"
+    wait_hours: Annotated[float, shown("how long that is kept, at least")] = WAIT_HOURS
+    owners: Annotated[Sequence[str], shown("owners of every table")] = ()
+    tags: Annotated[Mapping[str, str], shown("tags of every table")] = {}
     automation_condition: Automation = None
 
     @classmethod
@@ -80,5 +96,11 @@ class FlowComponent(dg.Component, PreciseFields, dg.Model):
             blob_store=blobs,
             retry_policy=retries(self.retries),
             automation_condition=self.automation_condition,
+            execution=self.execution,
+            on_cache_hit=self.on_cache_hit,
+            publish=self.publish,
+            wait_hours=self.wait_hours,
+            owners=list(self.owners),
+            tags=dict(self.tags),
         )
         return made

@@ -32,6 +32,8 @@ class IngestedTable(dg.Model, dg.Resolvable):
 class IngestComponent(dg.Component, PreciseFields, dg.Model):
     """Tables of the warehouse as assets, from what an `ExtractionComponent` published.
 
+    Where that has partitions, the tables have them too, and no cursor.
+
     Example::
 
         type: ixflow.dagster.IngestComponent
@@ -96,7 +98,7 @@ class IngestComponent(dg.Component, PreciseFields, dg.Model):
         planner: str,
     ) -> dg.AssetsDefinition:
         cursor = table.cursor or self.cursor
-        if cursor is None:
+        if cursor is None and extraction.partitions_def is None:
             msg = f"the ingest of {table.name} has no cursor; name the column that says what is new"
             raise ValidationError(msg, table=table.name)
         return ingest_extraction(
@@ -114,4 +116,5 @@ class IngestComponent(dg.Component, PreciseFields, dg.Model):
             pool=self.pool,
             retry_policy=retries(self.retries),
             automation_condition=self.automation_condition,
+            **extraction.partitions_of(intent),
         )

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import dagster as dg
 
 from ixflow.dagster.components.fields import shown
+from ixflow.dagster.components.partition_fields import PartitionColumn
 from ixflow.extraction.intent import ExtractionIntent
 
 __all__ = ["ExtractedTable", "ExtractionOptions", "intent_of"]
@@ -45,7 +46,7 @@ class ExtractionOptions(dg.Model, dg.Resolvable):
 
     def given(self) -> dict[str, Any]:
         """Give the arguments of `ixflow.ExtractionIntent` that are said here."""
-        said = {key: value for key, value in self if value is not None and key != "name"}
+        said = {k: v for k, v in self if v is not None and k not in ("name", "partition_by")}
         cursor = said.pop("cursor", None)
         return said if cursor is None else {"mode": "incremental", "incremental_key": cursor} | said
 
@@ -54,6 +55,9 @@ class ExtractedTable(ExtractionOptions):
     """One table of an extraction; its options go before those of the component."""
 
     name: Annotated[str, shown("table, or schema.table, exactly as the database spells it")]
+    partition_by: Annotated[
+        str | PartitionColumn | None, shown("the column that says the partition of a row")
+    ] = None
 
 
 def intent_of(

@@ -41,6 +41,8 @@ class DuckDBDialect(DuckDBChecksums, Dialect):
     max_identifier = 1_000
     adds_keys = False
     infinite_moments = True
+    any_text = True
+    rows_at_once = 122_880  # a row group
     renames_indexed = False
     temporary_schema = "temp"
     lexicon = Lexicon(escapes=True, dollars=True)
@@ -196,6 +198,12 @@ class DuckDBDialect(DuckDBChecksums, Dialect):
             type_, as_text = types.arrow_type(str(sql_type))
             columns.append(Column(str(name), str(sql_type), type_, as_text=as_text))
         return tuple(columns)
+
+    def text_is(self, column: Column, text: str) -> str:
+        """Compare bytes, behind what statistics of the values may leave out."""
+        name, wanted = self.quote(column.name), self.text_literal(text)
+        exact = f"encode(CAST({name} AS VARCHAR)) = encode({wanted})"
+        return f"{name} = {wanted} AND {exact}" if column.sql_type == "VARCHAR" else exact
 
     def has_index(self, conn: sa.Connection, table: TableName, column: str) -> bool:
         """Say yes: every block knows its greatest value, and a column is read alone."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -36,8 +37,8 @@ _OURS = re.compile(
     rf"AS SELECT \* FROM (?P<schema>{_PART})\.(?P<table>{_PART}) AS ixflow_published;?\s*$"
 )
 _TABLES = sa.text("""
-    SELECT table_name FROM duckdb_tables()
-    WHERE database_name = current_database() AND lower(schema_name) = lower(:schema)
+    SELECT schema_name, table_name FROM duckdb_tables()
+    WHERE database_name = current_database() AND NOT internal
 """)
 _NAMING = sa.text("""
     SELECT 1 FROM duckdb_tables()
@@ -59,28 +60,69 @@ def publish(
     A table that is set aside gets a view there, so that it stays. What is new may be such a view:
     then the table that it shows is published, and the view goes.
     """
-    behind = _shown(conn)
-    comments = {
-        _folded(place, name): text
-        for place, name, _, text in conn.execute(_VIEWS)
-        if text is not None
-    }
+    found = _Catalogue.read(conn)
+    behind = found.shown
     places = [*(place for _, place in moves), *drops]
-    _refuse_what_is_not_ours(conn, places, set(behind))
+    _refuse_what_is_not_ours(found, places)
+    before = {behind[_key(place)] for place in places if _key(place) in behind}
     statements = []
     for old, place in aside.items():
         if _key(old) in behind:
             statements.append(_show(dialect, place, behind[_key(old)]))
+    gone = [*drops, *(new for new, _ in moves if _key(new) in behind)]
+    now = [(place, behind.get(_key(new), new)) for new, place in moves]
+    now += [(place, behind[_key(old)]) for old, place in aside.items() if _key(old) in behind]
     for new, place in moves:
         statements.append(_show(dialect, place, behind.get(_key(new), new)))
-        if comment := comments.get(_key(place)):
+        if comment := found.comments.get(_key(place)):
             literal = comment.replace("'", "''")
             statements.append(f"COMMENT ON VIEW {dialect.qualified(place)} IS '{literal}'")
-    gone = [*drops, *(new for new, _ in moves if _key(new) in behind)]
     statements += [f"DROP VIEW IF EXISTS {dialect.qualified(view)}" for view in gone]
+    found.change(now, gone)
+    statements += _dropping(dialect, found, before)
     _run_all(conn, statements)
-    before = {behind[_key(place)] for place in places if _key(place) in behind}
-    _drop_unshown(dialect, conn, before, keeps_schemas=keeps_schemas)
+    if not keeps_schemas:
+        _drop_emptied(dialect, conn, found, before)
+
+
+@dataclass(slots=True)
+class _Catalogue:
+    """The tables and views of a database, read once and then kept up, by folded names."""
+
+    tables: set[tuple[str, str]]
+    views: set[tuple[str, str]]
+    shown: dict[tuple[str, str], TableName]
+    """The table that each view shows that ixflow published."""
+    comments: dict[tuple[str, str], str]
+
+    @classmethod
+    def read(cls, conn: sa.Connection) -> _Catalogue:
+        tables = {_folded(schema, name) for schema, name in conn.execute(_TABLES)}
+        found = cls(tables, set(), {}, {})
+        for schema, name, sql, comment in conn.execute(_VIEWS):
+            key = _folded(schema, name)
+            found.views.add(key)
+            match = _OURS.search(sql)
+            if match is not None:
+                found.shown[key] = TableName(_plain(match["table"]), _plain(match["schema"]))
+            if comment is not None:
+                found.comments[key] = comment
+        return found
+
+    def change(
+        self, made: Sequence[tuple[TableName, TableName]], gone: Sequence[TableName]
+    ) -> None:
+        """Note views that now show a table, and those that are dropped."""
+        for view, table in made:
+            self.views.add(_key(view))
+            self.shown[_key(view)] = table
+        for view in gone:
+            self.views.discard(_key(view))
+            self.shown.pop(_key(view), None)
+
+    def is_empty(self, schema: str) -> bool:
+        """Say whether a schema has neither tables nor views."""
+        return all(place != schema.lower() for place, _ in self.tables | self.views)
 
 
 def _show(dialect: DuckDBDialect, view: TableName, table: TableName) -> str:
@@ -94,32 +136,16 @@ def _run_all(conn: sa.Connection, statements: Sequence[str]) -> None:
         run(conn, ";\n".join(statements))
 
 
-def _refuse_what_is_not_ours(
-    conn: sa.Connection, places: Sequence[TableName], ours: set[tuple[str, str]]
-) -> None:
-    schemas = sorted({str(place.schema) for place in places})
-    present = [(s, n) for s in schemas for n in conn.execute(_TABLES, {"schema": s}).scalars()]
-    present += [(schema, name) for schema, name, _, _ in conn.execute(_VIEWS)]
-    wanted = {_key(place) for place in places} - ours
-    in_the_way = sorted(name for schema, name in present if _folded(schema, name) in wanted)
+def _refuse_what_is_not_ours(found: _Catalogue, places: Sequence[TableName]) -> None:
+    others = (found.tables | found.views) - set(found.shown)
+    in_the_way = sorted(place.name for place in places if _key(place) in others)
     if in_the_way:
+        schemas = sorted({str(place.schema) for place in places})
         msg = (
             f"{', '.join(schemas)} holds tables or views that ixflow did not publish: "
             f"{in_the_way}; rename them first"
         )
         raise ReplacementRefused(msg, objects=in_the_way)
-
-
-def _shown(conn: sa.Connection) -> dict[tuple[str, str], TableName]:
-    """Map each view that ixflow published to the table it shows."""
-    found = {}
-    for schema, name, sql, _ in conn.execute(_VIEWS):
-        match = _OURS.search(sql)
-        if match is not None:
-            found[_folded(schema, name)] = TableName(
-                _plain(match["table"]), _plain(match["schema"])
-            )
-    return found
 
 
 def _folded(schema: str, name: str) -> tuple[str, str]:
@@ -134,39 +160,48 @@ def _plain(part: str) -> str:
     return part[1:-1].replace('""', '"') if part.startswith('"') else part
 
 
-def _drop_unshown(
-    dialect: DuckDBDialect, conn: sa.Connection, tables: set[TableName], *, keeps_schemas: bool
+def _dropping(dialect: DuckDBDialect, found: _Catalogue, tables: set[TableName]) -> list[str]:
+    """Write what drops the tables that no view of ours shows any more."""
+    shown = {_key(table) for table in found.shown.values()}
+    gone = [table for table in sorted(tables) if _key(table) not in shown]
+    found.tables -= {_key(table) for table in gone}
+    return [f"DROP TABLE {dialect.qualified(table)}" for table in gone]
+
+
+def _drop_emptied(
+    dialect: DuckDBDialect, conn: sa.Connection, found: _Catalogue, tables: set[TableName]
 ) -> None:
-    """Drop the tables that no view of ours shows, and the schemas that are empty then."""
-    shown = {_key(table) for table in _shown(conn).values()}
-    gone = (table for table in sorted(tables) if _key(table) not in shown)
-    _run_all(conn, [f"DROP TABLE {dialect.qualified(table)}" for table in gone])
-    for schema in sorted({str(table.schema) for table in tables}):
-        if not keeps_schemas and not dialect.tables_in(conn, schema):
-            _drop_emptied(dialect, conn, schema)
+    """Drop schemas without tables, with the types, sequences and macros that a script left there.
 
-
-def _drop_emptied(dialect: DuckDBDialect, conn: sa.Connection, schema: str) -> None:
-    """Drop a schema without tables, with the types, sequences and macros that a script left there.
-
-    It stays if a table elsewhere names it in a default: that table would be dropped along.
+    One stays if a table elsewhere names it in a default: that table would be dropped along.
     """
-    if conn.execute(_NAMING, {"schema": schema.lower()}).first() is None:
-        run(conn, f"DROP SCHEMA IF EXISTS {dialect.quote(schema)} CASCADE")
+    for schema in sorted({str(table.schema) for table in tables}):
+        if (
+            found.is_empty(schema)
+            and conn.execute(_NAMING, {"schema": schema.lower()}).first() is None
+        ):
+            run(conn, f"DROP SCHEMA IF EXISTS {dialect.quote(schema)} CASCADE")
 
 
 def drop_schema(
     dialect: DuckDBDialect, conn: sa.Connection, schema: str, prefix: str | None
 ) -> None:
     """Drop a transaction schema with its views and the tables in it that no view shows."""
-    begins = (prefix or "").lower()
-    tables = set()
-    for (place, name), table in _shown(conn).items():
-        if place == schema.lower() and name.startswith(begins):
-            run(conn, f"DROP VIEW {dialect.qualified(TableName(name, schema))}")
-            tables.add(table)
-    names = conn.execute(_TABLES, {"schema": schema}).scalars().all()
-    tables |= {TableName(name, schema) for name in names if name.lower().startswith(begins)}
-    _drop_unshown(dialect, conn, tables, keeps_schemas=prefix is not None)
-    if prefix is None and not dialect.tables_in(conn, schema):
-        _drop_emptied(dialect, conn, schema)
+    begins, place = (prefix or "").lower(), schema.lower()
+    found = _Catalogue.read(conn)
+    views = [
+        TableName(name, schema)
+        for at, name in sorted(found.shown)
+        if at == place and name.startswith(begins)
+    ]
+    tables = {found.shown[_key(view)] for view in views}
+    tables |= {
+        TableName(name, schema)
+        for at, name in found.tables
+        if at == place and name.startswith(begins)
+    }
+    found.change([], views)
+    statements = [f"DROP VIEW {dialect.qualified(view)}" for view in views]
+    _run_all(conn, [*statements, *_dropping(dialect, found, tables)])
+    if prefix is None:
+        _drop_emptied(dialect, conn, found, {*tables, TableName("", schema)})

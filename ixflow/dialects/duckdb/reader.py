@@ -21,6 +21,8 @@ __all__ = ["DuckDBReader"]
 
 # Batches of tables with long values stay small, since DuckDB counts a batch in rows, not bytes.
 _ROWS, _ROWS_OF_LONG_VALUES = 65_536, 256
+# In few batches, since who reads all of it joins them.
+_ROWS_OF_WHOLE = 1_000_000
 _DAY_MICROSECONDS = 86_400_000_000
 
 _LEAST_MEMORY, _BYTES_OF_A_THREAD = 32 << 20, 64 << 20
@@ -49,11 +51,22 @@ class DuckDBReader:
 
         schema = arrow_schema(columns)
         try:
-            found = self._raw.execute(sql).to_arrow_table(_ROWS)
+            found = self._whole(sql)
         except duckdb.OutOfMemoryException as error:
             raise _too_little_memory(error) from None
         batches = _exact_batches(iter(found.to_batches()), columns, schema)
         return pa.Table.from_batches(batches, schema)
+
+    def _whole(self, sql: str) -> pa.Table:
+        import duckdb
+
+        try:
+            return self._raw.execute(sql).to_arrow_table(_ROWS_OF_WHOLE)
+        except duckdb.InvalidInputException as error:
+            # Arrow's texts of one batch can be 2 GB.
+            if "total string size" not in str(error):
+                raise
+            return self._raw.execute(sql).to_arrow_table(_ROWS)
 
     def cancel(self) -> None:
         """Stop the running query from another thread."""

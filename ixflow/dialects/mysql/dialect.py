@@ -255,6 +255,12 @@ class MySQLDialect(SourceOnly):
         """Write a bound of a key."""
         return split.literal(text, sql_type)
 
+    def text_is(self, column: Column, text: str) -> str:
+        """Compare bytes, behind what an index may find."""
+        name = self.quote(column.name)
+        exact = f"CAST(CONVERT({name} USING utf8mb4) AS BINARY) = x'{text.encode().hex()}'"
+        return f"{name} = {self.text_literal(text)} AND {exact}"
+
 
 def _place(table: TableName) -> dict[str, str | None]:
     return {"schema": table.schema, "name": table.name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -154,10 +155,14 @@ def regclass(conn: sa.Connection, qualified: str) -> int | None:
 
 def regclasses(conn: sa.Connection, qualified: Sequence[str]) -> list[int | None]:
     """Give the oids of several quoted names, in their order, as `regclass` does."""
+    # As JSON they take the driver a tenth of the time of an array.
     query = sa.text("""SELECT to_regclass(n.name)::oid::bigint
-                       FROM unnest(CAST(:names AS text[])) WITH ORDINALITY n (name, place)
+                       FROM json_array_elements_text(CAST(:names AS json))
+                           WITH ORDINALITY n (name, place)
                        ORDER BY n.place""")
-    return list(conn.execute(query, {"names": list(qualified)}).scalars())
+    return list(
+        conn.execute(query, {"names": json.dumps(list(qualified), ensure_ascii=False)}).scalars()
+    )
 
 
 def columns(conn: sa.Connection, qualified: str) -> tuple[Column, ...]:

@@ -53,6 +53,7 @@ class PostgresDialect(PostgresChecksums, PostgresWriting):
     settles = True
     bounds_statements = True
     infinite_moments = True
+    rows_at_once = 8_000
     row_place = "ctid"
     table_prefixes = ("UNLOGGED",)
     moves_tables = True
@@ -212,6 +213,13 @@ class PostgresDialect(PostgresChecksums, PostgresWriting):
     def literal(self, text: str, sql_type: str) -> str:
         """Write a bound of a key."""
         return f"{catalog.literal(text)}::{sql_type}"
+
+    def text_is(self, column: Column, text: str) -> str:
+        """Compare bytes, behind what an index of a text may find."""
+        name, wanted = self.quote(column.name), catalog.literal(text)
+        exact = f'{name}::text COLLATE "C" = {wanted}'
+        plain = types.base_type(column.sql_type) in ("text", "character varying", "character")
+        return f"{name} = {wanted} AND {exact}" if plain else exact
 
     def read_form(self, column: Column, expression: str) -> str:
         """Write the expression that reads a value, by a cast where ADBC would not be exact."""

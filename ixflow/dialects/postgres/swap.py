@@ -36,6 +36,7 @@ from ixflow.dialects.postgres.own_parts import (
     special,
     take_domains,
 )
+from ixflow.dialects.postgres.plain import Replaced, all_plain
 from ixflow.dialects.postgres.views import (
     DependentView,
     break_circles,
@@ -70,10 +71,48 @@ def swap(
     places = [place for _, place in moves] + list(drops)
     names = {place: dialect.qualified(place) for place in places}
 
+    def quickly() -> None:
+        _swap_plain(dialect, conn, moves, drops, keeps_options=keeps_options)
+
     def work() -> None:
         _swap_once(dialect, conn, moves, drops, aside, keeps_options=keeps_options)
 
+    if not aside:
+        try:
+            until_locked(conn, quickly, names, timeout_seconds)
+        except _CloserLookNeeded:
+            pass
+        else:
+            return
     until_locked(conn, work, names, timeout_seconds)
+
+
+class _CloserLookNeeded(Exception):
+    """Something hangs on an old table; the locks are let go, since views are locked before it."""
+
+
+def _swap_plain(
+    dialect: Dialect,
+    conn: sa.Connection,
+    moves: Sequence[tuple[TableName, TableName]],
+    drops: Sequence[TableName],
+    *,
+    keeps_options: bool,
+) -> None:
+    """Replace tables on which nothing hangs, as most are."""
+    news, places = [new for new, _ in moves], [place for _, place in moves]
+    oids = _oids(dialect, conn, [*places, *drops, *news])
+    made = {place: oids[new] for new, place in moves}
+    old = [
+        Replaced(dialect.qualified(place), oid, made.get(place))
+        for place in (*places, *drops)
+        if (oid := oids[place]) is not None
+    ]
+    _lock(dialect, conn, (), [place for place in (*places, *drops) if oids[place] is not None])
+    if not all_plain(conn, old, keeps_options=keeps_options):
+        raise _CloserLookNeeded
+    gone = [f"DROP TABLE {', '.join(one.name for one in old)}"] if old else []
+    _run_all(conn, [*gone, *(one for pair in moves for one in _moving(dialect, *pair))])
 
 
 def lock_writers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -119,6 +120,11 @@ class PostgresWriting(Dialect):
         """Compare each waiting text in its type without digits with that in the column's own."""
         waiting = [column for column in columns if not is_copied(column)]
         blame.refuse_rounded(self, conn, stage, waiting, table)
+
+    def add_columns(self, conn: sa.Connection, table: TableName, columns: Sequence[Column]) -> None:
+        """Add columns when no reader is in the way, so that none queues behind us."""
+        add = functools.partial(super().add_columns, conn, table, columns)
+        locks.until_locked(conn, add, {table: self.qualified(table)}, 60)
 
     def resolved(self, conn: sa.Connection, table: TableName) -> TableName:
         """Find the schema of a name without one, as search_path finds it."""

@@ -43,6 +43,7 @@ class SQLiteDialect(Dialect):
     adds_keys = False
     temporary_schema = "temp"
     row_values = True
+    moments_are_texts = True
     lexicon = Lexicon({"'": "'", '"': '"', "`": "`", "[": "]"})
 
     def url(self, config: Mapping[str, Any]) -> sa.URL:
@@ -185,6 +186,10 @@ class SQLiteDialect(Dialect):
         """Write a bound of a key; of a declared type a text, which takes the column's affinity."""
         found = split.literal(text, sql_type)
         return self.text_literal(text) if found is None else found
+
+    def text_is(self, column: Column, text: str) -> str:
+        """Compare bytes, whatever the column's collation is."""
+        return f"{self.quote(column.name)} = {self.text_literal(text)} COLLATE BINARY"
 
     def hash_form(self, text: str) -> str:
         """Write a call of the function that every connection of ours brings with it."""

@@ -224,6 +224,16 @@ class SQLServerDialect(SourceOnly):
         """Write a bound of a key as a value of the column's type."""
         return literal(text, sql_type)
 
+    def text_is(self, column: Column, text: str) -> str:
+        """Compare bytes, behind what an index may find; blanks at the end count but in char."""
+        name, wanted = self.quote(column.name), self.text_literal(text)
+        padded = split_sql_type(column.sql_type)[0] in ("char", "nchar")
+        value = f"RTRIM({name})" if padded else name
+        left, right = (
+            f"CONVERT(varbinary(max), CONVERT(nvarchar(max), {one}))" for one in (value, wanted)
+        )
+        return f"{name} = {wanted} AND {left} = {right}"
+
 
 def _set_up(connection: Any, record: Any) -> None:
     del record

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Frames", "TableSpec", "Wanted", "Written", "write_arrow"]
 
-_ROWS_PER_HASH = 65_536
+_ROWS_PER_HASH = 8_192  # of a slice there are two copies meanwhile
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ __all__ = ["SQLAlchemyFrames"]
 
 
 class SQLAlchemyFrames(Frames):
-    """Takes `sqlalchemy.Select`, tables and text; gives `sqlalchemy.Table`.
+    """Takes `sqlalchemy.Select`, tables and text; gives `sqlalchemy.Table` and `sqlalchemy.Alias`.
 
     A query is stored with CREATE TABLE ... AS: no row leaves the server.
     """
@@ -29,7 +29,7 @@ class SQLAlchemyFrames(Frames):
 
     def gives(self) -> tuple[type, ...]:
         """Name the types that `read` gives."""
-        return (sa.Table,)
+        return (sa.Table, sa.Alias)
 
     def identity(self, engine: sa.Engine, obj: Any, spec: TableSpec) -> str | None:
         """Give the query's text, as the server would read it."""
@@ -56,9 +56,11 @@ class SQLAlchemyFrames(Frames):
         """Give an alias, without which a query could not join a table with itself."""
         return obj.alias(sa.quoted_name(f"{obj.name}_{number}", quote=True))
 
-    def read(self, engine: sa.Engine, table: TableName, wanted: Wanted) -> sa.Table:
-        """Describe the table, with its schema, for use in queries of the same database."""
-        del wanted
+    def read(self, engine: sa.Engine, table: TableName, wanted: Wanted) -> sa.FromClause:
+        """Describe the table, with its schema, for use in queries of the same database.
+
+        An alias of it is called like the table.
+        """
         with connected(engine) as conn:
             columns = dialect_of(conn).columns(conn, table)
         schema = None if table.schema is None else sa.quoted_name(table.schema, quote=True)
@@ -73,7 +75,8 @@ class SQLAlchemyFrames(Frames):
             for column in columns
         )
         name = sa.quoted_name(table.name, quote=True)
-        return sa.Table(name, sa.MetaData(), *made, schema=schema)
+        found = sa.Table(name, sa.MetaData(), *made, schema=schema)
+        return found.alias(name) if wanted.type is sa.Alias else found
 
 
 def _query_text(conn: sa.Connection | sa.Engine, obj: Any, spec: TableSpec) -> str:

@@ -1,0 +1,89 @@
+"""Reading Parquet files of an asset as the type that is asked for, some columns or all."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from ixflow.dagster.parquet_places import Place
+from ixflow.errors import ColumnMismatch
+from ixflow.store.frames import frames_giving, wanted_frame
+from ixflow.tables.read import reading_through
+from ixflow.values import TableName
+
+__all__ = ["read_files"]
+
+
+def read_files(
+    place: Place, names: Sequence[str], type_: Any, columns: Sequence[str] | None, asset: str
+) -> Any:
+    """Read files as one frame; columns that some files lack are NULL there.
+
+    A LazyFrame and a RecordBatchReader read while they are used, everything else at once.
+
+    Raises:
+        ColumnMismatch: no file has a column, or two have it with types that do not go together.
+        UnsupportedType: files cannot be read as this type.
+
+    """
+    schema = _schema(place, names, asset)
+    unknown = [name for name in columns or () if name not in schema.names]
+    if unknown:
+        msg = f"{asset} has no columns {unknown}; it has {sorted(schema.names)}"
+        raise ColumnMismatch(msg, asset=asset, missing=unknown)
+    if type_ is pl.LazyFrame and names:
+        return _scan(place, names, schema, columns)
+    paths = [place.path(name) for name in names]
+    source = ds.dataset(paths, schema=schema, format="parquet", filesystem=place.filesystem)
+    chosen = None if columns is None else list(columns)
+    if type_ is pa.RecordBatchReader:
+        return source.scanner(columns=chosen).to_reader()
+    wanted = wanted_frame(type_)
+    table = source.to_table(columns=chosen)
+    # The frames read a table of a database, unless somebody has it already.
+    with reading_through(lambda _: table):
+        frames = frames_giving(wanted.type)
+        return frames.read(cast("Any", None), TableName(asset.rpartition("/")[2]), wanted)
+
+
+def _schema(place: Place, names: Sequence[str], asset: str) -> pa.Schema:
+    """Give the columns of all files, with types that hold those of each."""
+    filesystem = place.filesystem
+    found = [pq.read_schema(place.path(name), filesystem=filesystem) for name in names]
+    try:
+        whole = pa.unify_schemas(found, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise _mixed(asset, str(error)) from None
+    for field in (field for schema in found for field in schema):
+        wide = whole.field(field.name).type
+        if pa.types.is_integer(field.type) and pa.types.is_floating(wide):
+            raise _mixed(asset, f"{field.name} is {field.type} and {wide}")
+    return whole
+
+
+def _mixed(asset: str, why: str) -> ColumnMismatch:
+    msg = (
+        f"the files of {asset} have columns whose types do not go together: {why}; "
+        f"materialize the older partitions again"
+    )
+    return ColumnMismatch(msg, asset=asset)
+
+
+def _scan(
+    place: Place, names: Sequence[str], schema: pa.Schema, columns: Sequence[str] | None
+) -> pl.LazyFrame:
+    types = pl.DataFrame(schema.empty_table()).schema
+    frame = pl.scan_parquet(
+        [place.url(name) for name in names],
+        schema=types,
+        glob=False,
+        hive_partitioning=False,
+        missing_columns="insert",
+        cast_options=pl.ScanCastOptions(integer_cast="upcast", float_cast="upcast"),
+        storage_options=dict(place.options) or None,
+        credential_provider=None if place.options else "auto",
+    )
+    return frame if columns is None else frame.select(columns)
