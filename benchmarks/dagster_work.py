@@ -37,6 +37,7 @@ def _plain_assets(count: int, url: str) -> list[dg.AssetsDefinition]:
             import psycopg
 
             with psycopg.connect(url.replace("+psycopg", "")) as conn:
+                conn.execute(f"DROP TABLE IF EXISTS t{number}")
                 conn.execute(f"CREATE TABLE t{number} AS SELECT {number} AS a")
 
         return table

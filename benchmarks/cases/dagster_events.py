@@ -19,6 +19,7 @@ _SECONDS = 0.02 * ROWS
 TARGETS = (
     Target(STAGE, "wall", _SECONDS, over=(WITHOUT,)),
     Target(STAGE, "client_cpu", _SECONDS, over=(WITHOUT,)),
+    Target(STAGE, "wall", _SECONDS, over=(WITHOUT, BARE)),
     Target(STAGE, "client_cpu", _SECONDS, over=(WITHOUT, BARE)),
 )
 

@@ -17,9 +17,9 @@ def not_skipped(
     """Leave out what need not be told, as far as no step of this run has to run for another reason.
 
     Dagster skips a step if any of its inputs was left out. So a valid table is told all the same if
-    a step takes it together with one that has changed, or that another step of the run makes, and
-    if the event log does not have it with this content: the process that should have told it may
-    have died.
+    a step takes it together with anything that is not left out: that may have changed. And so it
+    is if the event log does not have it with this content: the process that should have told it
+    may have died.
     """
     left_out = {
         event.asset_key: event.data_version
@@ -54,10 +54,6 @@ def _is_known(
 
 
 def _taken_by_steps(context: dg.AssetExecutionContext) -> list[set[dg.AssetKey]]:
-    """List, for each node of the run, the assets that it takes and that this run makes."""
-    layer = context.job_def.asset_layer
-    made = layer.selected_asset_keys
-    return [
-        (set(data.assets_def.keys_by_input_name.values()) - data.assets_def.keys) & made
-        for data in layer.data
-    ]
+    """List, for each node of the run, the assets that it takes, be they of this run or not."""
+    nodes = [data.assets_def for data in context.job_def.asset_layer.data]
+    return [set(node.keys_by_input_name.values()) - node.keys for node in nodes]

@@ -141,13 +141,18 @@ class PlannerResource(dg.ConfigurableResource[Any]):
             yield from dry_runs(context, checks, planned, force=config.force)
             wanted = intents_of(context, given)
             intents = {key: config.applied(self.intent(intent)) for key, intent in wanted.items()}
-            ready = parts_of(context, intents)
+            ready, unknown = parts_of(context, intents)
             before = published_before(context, ready)
             yield from before.items()
             rest = {key: intent for key, intent in ready.items() if key not in before}
-            if rest:
+            if rest or unknown:
                 yield from published_tables(
-                    rest, config, context.log.info, one_moment=one_moment, checks=checks
+                    rest,
+                    config,
+                    context.log.info,
+                    one_moment=one_moment,
+                    checks=checks,
+                    unknown=unknown,
                 )
 
     def run_checked(

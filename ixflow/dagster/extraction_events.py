@@ -1,6 +1,7 @@
 """What a run tells of each table that it published, as an iterator that can be asked for more."""
 
 import hashlib
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -84,7 +85,7 @@ class Published:
         }
         if self.planned is None:
             return told | {"ixflow/verdict": "a stored plan was run again"}
-        shown = dg.MetadataValue.md(f"```\n{Explanation(self.planned)}\n```")
+        shown = dg.MetadataValue.md(f"```\n{wrapped(str(Explanation(self.planned)))}\n```")
         return told | {"ixflow/verdict": self.planned.verdict, "ixflow/plan": shown}
 
     def _timeline(self) -> dict[str, Any]:
@@ -164,6 +165,27 @@ class ExtractionEvents(Iterator[Told | dg.AssetMaterialization]):
             return found
         event = found.event(rows=self._rows, columns=self._columns, plan=self._plan)
         return found.part, event
+
+
+def wrapped(text: str, width: int = 60) -> str:
+    r"""Break lines that the page of an asset would cut off, behind their own indentation.
+
+    >>> print(wrapped("Plan:\n  orders by ranges of its key", 20))
+    Plan:
+      orders by ranges
+        of its key
+    """
+    lines = []
+    for line in text.splitlines():
+        margin = " " * (len(line) - len(line.lstrip()))
+        lines += textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=f"{margin}  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+    return "\n".join(lines)
 
 
 def _window(done: ExecutionResult) -> dict[str, Any]:

@@ -78,26 +78,34 @@ def intents_of(
 
 def parts_of(
     context: dg.AssetExecutionContext, intents: Mapping[dg.AssetKey, ExtractionIntent]
-) -> dict[Part, ExtractionIntent]:
+) -> tuple[dict[Part, ExtractionIntent], dict[Part, Exception]]:
     """Give the intents of what the run shall extract: assets, or the run's partitions of them.
 
-    Raises:
-        ValidationError: a partition's rows cannot be told exactly.
-        SourceUnavailable, TableNotFound: the source cannot be asked for its columns.
-
+    Beside them it gives what cannot be extracted, and why: a table that is not there, or a column
+    that cannot tell exactly which rows a partition has.
     """
     found: dict[Part, ExtractionIntent] = {}
+    failed: dict[Part, Exception] = {}
     for key, intent in intents.items():
         metadata = context.assets_def.metadata_by_key[key]
         partitioning = object_of(metadata, PARTITIONING, Partitioning)
         if partitioning is None:
             found[Part(key)] = intent
             continue
-        table = SlicedTable.of(intent)
-        for partition, slice_ in partitioning.slices(partition_keys(context)).items():
-            wanted = table.intent_of(slice_)
-            found[Part(key, partition, str(slice_), table.nullable(slice_))] = wanted
-    return found
+        slices = partitioning.slices(partition_keys(context))
+        try:
+            table = SlicedTable.of(intent)
+        except IxflowError as error:
+            failed |= {Part(key, partition): error for partition in slices}
+            continue
+        for partition, slice_ in slices.items():
+            try:
+                wanted = table.intent_of(slice_)
+            except IxflowError as error:
+                failed[Part(key, partition)] = error
+            else:
+                found[Part(key, partition, str(slice_), table.nullable(slice_))] = wanted
+    return found, failed
 
 
 def published_tables(
@@ -107,13 +115,14 @@ def published_tables(
     *,
     one_moment: bool,
     checks: Checks,
+    unknown: Mapping[Part, Exception],
 ) -> Iterator[Published | tuple[Part, dg.AssetCheckResult]]:
     """Extract the tables of one source and give each as soon as it is published.
 
     All of them are of one moment unless ``one_moment`` is False, but for incremental ones that read
     what is settled, which no moment that is held can tell. Together they use as many connections as
     the largest plan has, or a few tables at a time. What one of the ``checks`` refuses is told of
-    before anything is read, the other verdicts with their tables.
+    before anything is read, the other verdicts with their tables. ``unknown`` failed before.
 
     Raises:
         dagster.Failure: tables failed, which it names; all others were published and given.
@@ -121,9 +130,10 @@ def published_tables(
 
     """
     if config.replay_run_id is not None:
+        raise_failed(unknown, len(unknown), "extracted", "published")
         yield _replayed(intents, config, config.replay_run_id)
         return
-    failed: dict[Part, Exception] = {}
+    failed = dict(unknown)
     plans = _planned(intents, config, failed, checks)
     for planned in plans.values():
         say(str(Explanation(planned)))
@@ -131,7 +141,7 @@ def published_tables(
     yield from refused.items()
     for done in _extracted(plans, config, failed, one_moment=one_moment):
         yield dataclasses.replace(done, verdict=kept.get(done.part))
-    raise_failed(failed, len(intents), "extracted", "published")
+    raise_failed(failed, len(intents) + len(unknown), "extracted", "published")
 
 
 def _extracted(

@@ -7,7 +7,8 @@ transaction, and then records the materializations and the audits' verdicts.
 
 import datetime as dt
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 import dagster as dg
@@ -26,6 +27,7 @@ from ixflow.dagster.provenance import inputs_now, provenance
 from ixflow.dagster.stage_description import StageTold, as_materialization
 from ixflow.dagster.stage_specs import read_by, table_key
 from ixflow.dagster.table_store import WAREHOUSE, SQLTableStoreResource
+from ixflow.dagster.timeline import Bar, Recorder
 from ixflow.errors import FlowError
 from ixflow.pipeline.audit import AuditOutcome
 from ixflow.pipeline.blob_store import BlobStore
@@ -96,6 +98,7 @@ def waits_with(context: Any, stage: Stage, hours: float | None) -> Waits | None:
     keys = [key for taken in deps.values() for key in taken]
     nothing: dict[str, Any] = {}
     inputs = tried("the inputs", lambda: inputs_now(context.instance, keys), nothing)
+    seen = Recorder()
 
     def note(result: StageResult) -> Mapping[str, Any]:
         made_of = tried(
@@ -103,12 +106,16 @@ def waits_with(context: Any, stage: Stage, hours: float | None) -> Waits | None:
             lambda: provenance(stage, result, deps, inputs, codes),
             nothing,
         )
-        return tried("what is kept for the approval", lambda: _note(result, made_of), nothing)
+        return tried(
+            "what is kept for the approval", lambda: _note(result, made_of, seen.bars), nothing
+        )
 
-    return Waits(dt.timedelta(hours=hours), note)
+    return Waits(dt.timedelta(hours=hours), note, seen)
 
 
-def _note(result: StageResult, made_of: Mapping[str, Mapping[str, str]]) -> Mapping[str, Any]:
+def _note(
+    result: StageResult, made_of: Mapping[str, Mapping[str, str]], bars: Sequence[Bar]
+) -> Mapping[str, Any]:
     """Keep what only the run knows, as JSON can hold it."""
     tables = {
         table.name: {
@@ -127,7 +134,8 @@ def _note(result: StageResult, made_of: Mapping[str, Mapping[str, str]]) -> Mapp
         }
         for one in result.audits
     ]
-    kept: Mapping[str, Any] = json.loads(json.dumps({"tables": tables, "audits": audits}))
+    found = {"tables": tables, "audits": audits, "bars": [asdict(bar) for bar in bars]}
+    kept: Mapping[str, Any] = json.loads(json.dumps(found))
     return kept
 
 
@@ -148,6 +156,7 @@ def waiting_events(context: Any, stage: Stage, told: StageTold, result: StageRes
         dropped,
         job,
     )
+    link = tried("the link to the job", lambda: _link(context, job), job)
     for table in told.tables:
         if table.name not in (result.waits or ()):
             continue
@@ -166,11 +175,20 @@ def waiting_events(context: Any, stage: Stage, told: StageTold, result: StageRes
                     "ixflow/published": False,
                     "ixflow/rows": table.rows,
                     "ixflow/transaction": transaction_id,
-                    "ixflow/approve": job,
+                    "ixflow/approve": link,
                 },
                 tags={"ixflow/waits": "approval"},
             )
         )
+
+
+def _link(context: Any, job: str) -> dg.MetadataValue[Any]:
+    """Lead to the job, if this run was launched by somebody who knows its code location."""
+    origin = context.run.remote_job_origin
+    if origin is None:
+        return dg.MetadataValue.text(job)
+    location = origin.repository_origin.code_location_origin.location_name
+    return dg.MetadataValue.job(job, location_name=location)
 
 
 def approve_job(
@@ -216,7 +234,8 @@ def approve_job(
         )
         yield from _approved(context, stage, resource, done)
 
-    @dg.job(name=name, description=_WHAT)
+    # One step needs no process of its own.
+    @dg.job(name=name, description=_WHAT, executor_def=dg.in_process_executor)
     def _job() -> None:
         _approve()
 
@@ -241,7 +260,11 @@ def _approved(
     context: Any, stage: Stage, resource: SQLTableStoreResource, done: Approval
 ) -> Iterator[Any]:
     names = {table.name for table in done.result.tables}
-    told = StageTold(stage, resource, done.result, names)
+    nothing: list[Bar] = []
+    bars = tried(
+        "when the tasks ran", lambda: [Bar(**bar) for bar in done.note.get("bars", ())], nothing
+    )
+    told = StageTold(stage, resource, done.result, names, bars)
     known: Mapping[str, Any] = done.note.get("tables", {})
     more = {"ixflow/transaction": done.transaction_id, "ixflow/made_at": done.since}
     for table, event in zip(told.tables, told.events(more=more), strict=True):

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from ixflow.dagster.asset_slices import partition_paths, slices_of
 from ixflow.dagster.failures import failures
+from ixflow.dagster.guard import tried
 from ixflow.dagster.parquet_manifest import PartitionFile
 from ixflow.dagster.parquet_places import BucketPlace, LocalPlace, Place, place_of
 from ixflow.dagster.parquet_write import partition_name, rows_of, write_partitions, write_whole
@@ -63,7 +64,12 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             else:
                 files, total = _write_partitions(context, place, rows, asset)
                 where = place.location
-        _tell(context, files, where, rows.schema, total)
+        tried(
+            f"what was written to {where}",
+            lambda: _tell(context, files, where, rows.schema, total),
+            None,
+            *self.storage_options.values(),
+        )
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Read the files as the annotated type; without an annotation as pyarrow."""
@@ -103,8 +109,8 @@ def _write_partitions(
     return files, manifest.rows
 
 
-def _files(context: dg.InputContext, place: Place, asset: str) -> list[str]:
-    """Name the files of an input.
+def _files(context: dg.InputContext, place: Place, asset: str) -> list[PartitionFile]:
+    """Find the files of an input.
 
     Raises:
         TableNotFound: there are none, or some are missing and nothing says that they may be.
@@ -115,7 +121,7 @@ def _files(context: dg.InputContext, place: Place, asset: str) -> list[str]:
         if not Path(place.path(place.whole)).is_file():
             msg = f"there is no file {place.path(place.whole)}; materialize {asset} first"
             raise TableNotFound(msg, asset=asset, path=place.path(place.whole))
-        return [place.whole]
+        return [PartitionFile(place.whole, 0, 0)]
     manifest, keys = place.manifest(), list(context.asset_partition_keys) if parted else [""]
     missing = manifest.missing(keys)
     if missing == [""]:
@@ -129,7 +135,7 @@ def _files(context: dg.InputContext, place: Place, asset: str) -> list[str]:
             f"materialize them, or say AssetIn(metadata={{'{_ALLOW_MISSING}': True}}) for some"
         )
         raise TableNotFound(msg, asset=asset, partitions=missing)
-    return [manifest.files[key].name for key in keys if key in manifest.files]
+    return [manifest.files[key] for key in keys if key in manifest.files]
 
 
 def _tell(

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from ixflow.dagster.parquet_manifest import PartitionFile
 from ixflow.dagster.parquet_places import Place
 from ixflow.errors import ColumnMismatch
 from ixflow.store.frames import frames_giving, wanted_frame
@@ -18,7 +19,11 @@ __all__ = ["read_files"]
 
 
 def read_files(
-    place: Place, names: Sequence[str], type_: Any, columns: Sequence[str] | None, asset: str
+    place: Place,
+    files: Sequence[PartitionFile],
+    type_: Any,
+    columns: Sequence[str] | None,
+    asset: str,
 ) -> Any:
     """Read files as one frame; columns that some files lack are NULL there.
 
@@ -29,13 +34,15 @@ def read_files(
         UnsupportedType: files cannot be read as this type.
 
     """
-    schema = _schema(place, names, asset)
+    each, names = _schemas(place, files), [file.name for file in files]
+    schema = _unified(each, asset)
     unknown = [name for name in columns or () if name not in schema.names]
     if unknown:
         msg = f"{asset} has no columns {unknown}; it has {sorted(schema.names)}"
         raise ColumnMismatch(msg, asset=asset, missing=unknown)
-    if type_ is pl.LazyFrame and names:
-        return _scan(place, names, schema, columns)
+    if type_ is pl.LazyFrame:
+        alike = all(one == schema for one in each)
+        return _scan(place, names, None if alike else schema, columns)
     paths = [place.path(name) for name in names]
     source = ds.dataset(paths, schema=schema, format="parquet", filesystem=place.filesystem)
     chosen = None if columns is None else list(columns)
@@ -49,10 +56,16 @@ def read_files(
         return frames.read(cast("Any", None), TableName(asset.rpartition("/")[2]), wanted)
 
 
-def _schema(place: Place, names: Sequence[str], asset: str) -> pa.Schema:
-    """Give the columns of all files, with types that hold those of each."""
+def _schemas(place: Place, files: Sequence[PartitionFile]) -> list[pa.Schema]:
     filesystem = place.filesystem
-    found = [pq.read_schema(place.path(name), filesystem=filesystem) for name in names]
+    return [
+        file.arrow_schema() or pq.read_schema(place.path(file.name), filesystem=filesystem)
+        for file in files
+    ]
+
+
+def _unified(found: Sequence[pa.Schema], asset: str) -> pa.Schema:
+    """Give the columns of all files, with types that hold those of each."""
     try:
         whole = pa.unify_schemas(found, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -73,9 +86,10 @@ def _mixed(asset: str, why: str) -> ColumnMismatch:
 
 
 def _scan(
-    place: Place, names: Sequence[str], schema: pa.Schema, columns: Sequence[str] | None
+    place: Place, names: Sequence[str], schema: pa.Schema | None, columns: Sequence[str] | None
 ) -> pl.LazyFrame:
-    types = pl.DataFrame(schema.empty_table()).schema
+    """Scan files; without a schema all have that of the first."""
+    types = None if schema is None else pl.DataFrame(schema.empty_table()).schema
     frame = pl.scan_parquet(
         [place.url(name) for name in names],
         schema=types,

@@ -172,7 +172,8 @@ class _File:
         self._writer.close()
         self._sink.file.finish()
         self._sink.closed = True
-        return PartitionFile(self._name, self._rows, self._sink.bytes)
+        text = PartitionFile.text_of(self._schema)
+        return PartitionFile(self._name, self._rows, self._sink.bytes, text)
 
     def discard(self) -> None:
         """Leave nothing of an unfinished file."""

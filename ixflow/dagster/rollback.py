@@ -82,7 +82,8 @@ def rollback_job(
         emit(StagePublished(stage.name, done.version, done.published))
         yield from _told(context, stage, resource, done)
 
-    @dg.job(name=name, description=what)
+    # One step needs no process of its own.
+    @dg.job(name=name, description=what, executor_def=dg.in_process_executor)
     def _job() -> None:
         _rollback()
 

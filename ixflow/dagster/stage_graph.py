@@ -5,6 +5,7 @@ machines. The last step owns all assets of the stage: an event still means that 
 seen. Every step asks Dagster which tables are selected, and does nothing for the others.
 """
 
+import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,13 +15,16 @@ import dagster as dg
 
 from ixflow.dagster.cache_hits import OnCacheHit
 from ixflow.dagster.failures import failures
+from ixflow.dagster.guard import tried
 from ixflow.dagster.manual import waits_with
 from ixflow.dagster.metadata import word
 from ixflow.dagster.stage_parts import Part, parts_of
 from ixflow.dagster.stage_specs import read_by, stage_checks, stage_specs, table_key
 from ixflow.dagster.stage_told import audited, said, told
 from ixflow.dagster.table_store import SQLTableStoreResource, key_and_kinds
+from ixflow.dagster.timeline import Bar
 from ixflow.pipeline.blob_store import BlobStore
+from ixflow.pipeline.result import StageResult
 from ixflow.pipeline.stage import Stage
 from ixflow.pipeline.stage_steps import StageSteps
 from ixflow.pipeline.task import Task
@@ -229,8 +233,16 @@ def _publish_op(
         waits = waits_with(context, stage, graph.wait_hours)
         steps = graph.steps(context, names)
         make: Callable[[], StageResult] = partial(steps.finish, waits=waits)
-        bars = partial(_bars, steps, dt.datetime.now(dt.UTC))
-        yield from told(context, stage, resource, names, make, on_cache_hit=graph.on_cache_hit)
+        begun = dt.datetime.now(dt.UTC)
+        yield from told(
+            context,
+            stage,
+            resource,
+            names,
+            make,
+            on_cache_hit=graph.on_cache_hit,
+            bars=lambda: tried("the timeline", lambda: _bars(context, steps, begun), ()),
+        )
 
     out = dg.Out(dg.Nothing, is_required=False)
     if io_manager_key is not None:
@@ -243,3 +255,17 @@ def _publish_op(
         retry_policy=graph.retry_policy,
         pool=f"stage_{word(stage.name)}",
     )(publish)
+
+
+def _bars(
+    context: dg.AssetExecutionContext, steps: StageSteps, begun: dt.datetime
+) -> tuple[Bar, ...]:
+    """Say when tasks ran in other steps of this run, in seconds since this one began."""
+    run = context.instance.get_run_record_by_id(context.run.run_id)
+    found = []
+    for record in steps.recalled:
+        ended = dt.datetime.fromisoformat(record.recorded_at)
+        if run is not None and ended >= run.create_timestamp.replace(tzinfo=dt.UTC):
+            start = (ended - begun).total_seconds() - record.seconds
+            found.append(Bar(record.result.task, start, record.seconds, record.state))
+    return tuple(found)

@@ -70,7 +70,13 @@ def _spec(
         },
         "skippable": True,
     }
-    spec = asset_spec(table_key(task.stage, name), own, options)
+    definition = task.definition
+    given = {
+        **options,
+        "owners": [*(options.get("owners") or ()), *definition.owners],
+        "tags": {**(options.get("tags") or {}), **dict(definition.tags)},
+    }
+    spec = asset_spec(table_key(task.stage, name), own, given)
     return spec if io_manager_key is None else spec.with_io_manager_key(io_manager_key)
 
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import sqlalchemy as sa
+
 from ixflow.dialects.checksums import Checksums
 from ixflow.dialects.connect import connected
 from ixflow.dialects.details import NO_DETAILS
@@ -31,7 +33,6 @@ from ixflow.values import Column, TableName, TablePart
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import sqlalchemy as sa
 
 __all__ = [
     "NOTHING_ASIDE",
@@ -144,6 +145,13 @@ class Dialect(Queries, Checksums, Writing, ABC):
         del url, tables
         msg = f"{self.name} has no snapshots that another process could join: {snapshot!r}"
         raise SnapshotUnavailable(msg, snapshot=snapshot)
+
+    def source_tables(self, conn: sa.Connection, schema: str | None) -> tuple[str, ...]:
+        """List the tables of a schema, of the connection's own with None, in order.
+
+        What is only a part of another table is left out.
+        """
+        return tuple(sorted(sa.inspect(conn).get_table_names(schema=schema)))
 
     def moment(self, conn: sa.Connection) -> str | None:
         """Name the moment that a connection's transaction reads: equal names mean equal rows.

@@ -46,8 +46,12 @@ class SliceWriter(BatchWriter):
 
         """
         with self._phase("merge"):
-            for target in self._targets.values():
-                self._replace(target)
+            ready = [self._ready(target) for target in self._targets.values()]
+            # Rows that others refer to go last, and come first.
+            for waiting in reversed(ready):
+                self._counts(waiting.target).deleted = waiting.delete_others()
+            for waiting in ready:
+                self._add(waiting)
 
     def forget(self) -> None:
         """Drop the temporary tables, as far as they are there."""
@@ -80,9 +84,10 @@ class SliceWriter(BatchWriter):
     def _finish(self, target: Target) -> None:
         """Let the rows wait on."""
 
-    def _replace(self, target: Target) -> None:
+    def _ready(self, target: Target) -> _Waiting:
+        """Look at the rows that wait for a table, as it is now."""
         table, stage = target.table, target.stage
-        name, counts = declared.name_of(table), self._counts(target)
+        name = declared.name_of(table)
         if stage is None or replacement.reasons(self.conn, table, delete=False):
             msg = f"{name} was changed while rows were loaded; nothing was written; run it again"
             raise IngestError(msg, table=str(name))
@@ -90,19 +95,23 @@ class SliceWriter(BatchWriter):
         if self._checks[table]:
             place, checks = dialect.resolved(self.conn, name), self._checks[table]
             taken = sift(self.conn, place, stage, target.columns, checks, run_id=self.run_id)
-            counts.count_broken(taken)
+            self._counts(target).count_broken(taken)
         dialect.refuse_rounding(self.conn, stage, target.columns, name)
         waiting = _Waiting(self.conn, target, stage, self._slices[table])
         waiting.refuse_outside()
-        counts.deleted = waiting.delete_others()
+        return waiting
+
+    def _add(self, waiting: _Waiting) -> None:
+        target, dialect = waiting.target, dialect_of(self.conn)
+        counts, key = self._counts(target), [c.name for c in target.table.primary_key.columns]
         if target.merges:
-            key = [column.name for column in table.primary_key.columns]
-            done = dialect.merge(self.conn, stage, target.load_into, target.columns, key)
+            place, columns = target.load_into, target.columns
+            done = dialect.merge(self.conn, waiting.stage, place, columns, key)
             counts.inserted, counts.updated = done.inserted, done.updated
             counts.unchanged = done.unchanged
         else:
-            counts.inserted = add_waiting(self.conn, target, stage, None)
-        self._rows[str(name)] = waiting.count()
+            counts.inserted = add_waiting(self.conn, target, waiting.stage, None)
+        self._rows[str(declared.name_of(target.table))] = waiting.count()
 
 
 class _Waiting:
@@ -111,10 +120,11 @@ class _Waiting:
     def __init__(
         self, conn: sa.Connection, target: Target, stage: TableName, slice_: Slice
     ) -> None:
+        self.target, self.stage = target, stage
         self._conn, self._table, self._slice = conn, target.table, slice_
         self._dialect = dialect_of(conn)
         self._live = self._dialect.qualified(target.load_into)
-        self._stage = self._dialect.qualified(stage)
+        self._staged = self._dialect.qualified(stage)
         self._types = {column.name: column.sql_type for column in target.columns}
         self._inside = inside(self._dialect, slice_, target.columns)
         self._outside = outside(self._dialect, slice_, target.columns)
@@ -130,7 +140,7 @@ class _Waiting:
         quote = self._dialect.quote
         names = list(dict.fromkeys(self._slice.columns))
         values = ", ".join(f"{self._value(name)} AS {quote(name)}" for name in names)
-        rows = f"FROM (SELECT {values} FROM {self._stage}) s WHERE {self._outside}"
+        rows = f"FROM (SELECT {values} FROM {self._staged}) s WHERE {self._outside}"
         count = self._number(f"SELECT count(*) {rows}")
         name = declared.name_of(self._table)
         if count:
@@ -173,7 +183,7 @@ class _Waiting:
     def _keys(self) -> str:
         """Give the keys that wait, under names that no column of the table has."""
         keys = ", ".join(f"{self._value(k)} AS ixflow_key_{n}" for n, k in enumerate(self._key))
-        return f"SELECT DISTINCT {keys} FROM {self._stage}"
+        return f"SELECT DISTINCT {keys} FROM {self._staged}"
 
     def _same(self) -> str:
         quote = self._dialect.quote

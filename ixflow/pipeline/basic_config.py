@@ -37,6 +37,10 @@ def create_basic_pipedag_config(
     placeholders; a brace in it is doubled. ``auto_table`` are the types that tasks may return
     without Table(...), usually all that can be stored.
 
+    On PostgreSQL runs lock the stages that they publish (`DatabaseLockManager`), elsewhere only
+    with a ``file_locking_directory``; ``disable_stage_locking`` says that none do. With locks,
+    `Result.get` is called within a `StageLockContext`.
+
     Raises:
         ConfigError: an option is not known or has a wrong value.
 
@@ -65,9 +69,11 @@ def create_basic_pipedag_config(
         section["blob_store"] = {"class": "FileBlobStore", "args": args}
     if disable_stage_locking:
         section["lock_manager"] = {"class": "NoLockManager"}
-    if file_locking_directory is not None:
+    elif file_locking_directory is not None:
         args = {"base_path": str(file_locking_directory)}
         section["lock_manager"] = {"class": "FileLockManager", "args": args}
+    elif engine_url.partition(":")[0].partition("+")[0] == "postgresql":
+        section["lock_manager"] = {"class": "DatabaseLockManager"}
     return PipedagConfig({"name": name, "instances": {ANY: section, "default": {}}})
 
 

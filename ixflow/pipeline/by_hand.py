@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ixflow.events import StagePublished, emit
+from ixflow.events import Event, StagePublished, emit
 from ixflow.pipeline.blob import blobs_in
 from ixflow.pipeline.result import StageResult, TableResult, TaskState
 from ixflow.store.approval import Approved, approve
@@ -25,10 +25,12 @@ class Waits:
     """That a run does not publish its stage: how long its tables wait, at least.
 
     ``note`` gives what shall be found again with them, from the stage's result, as JSON can hold.
+    ``heard`` listens to the run, for the note.
     """
 
     keep_for: dt.timedelta
     note: Callable[[StageResult], Mapping[str, Any]] = lambda _: {}
+    heard: Callable[[Event], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ def published_result(
             state.tables[name].data_version,
         )
         for name in sorted(names)
+        if name in state.tables  # somebody may have dropped one since
     )
     return StageResult(
         stage=stage.name,

@@ -204,7 +204,8 @@ class Flow:
     def to_definitions(self, **options: Any) -> Any:
         """Give the flow as Dagster definitions: a subsettable multi-asset a stage.
 
-        See `ixflow.dagster` for the options.
+        With ``execution="graph"`` each task of a stage is a step of its own. See
+        `ixflow.dagster.flow_definitions` for the options.
         """
         from ixflow.dagster.stages import flow_definitions
 

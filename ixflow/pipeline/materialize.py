@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
 from ixflow.errors import FlowError, StageError
@@ -95,6 +95,8 @@ def materialize(
     lazy: bool = False,
     nout: int = 1,
     outputs: Sequence[str] | None = None,
+    owners: Sequence[str] = (),
+    tags: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., Any]], MaterializingTask]: ...
 
 
@@ -109,6 +111,8 @@ def materialize(
     lazy: bool = False,
     nout: int = 1,
     outputs: Sequence[str] | None = None,
+    owners: Sequence[str] = (),
+    tags: Mapping[str, str] | None = None,
 ) -> Any:
     """Make a function a task whose tables are stored.
 
@@ -125,7 +129,8 @@ def materialize(
     when the texts of its queries (`sqlalchemy` selects, `RawSql`), or its frames' contents, change.
     ``nout`` is the number of elements that unpacking the call gives. ``outputs`` names the tables
     that the task returns, when they are several or not called like the task: a dict's by its keys,
-    a list's or tuple's in order.
+    a list's or tuple's in order. ``owners`` and ``tags`` are those of the tables as assets, beside
+    those of the flow's definitions.
 
     Raises:
         FlowError: an argument has the wrong form.
@@ -144,6 +149,8 @@ def materialize(
     fits = isinstance(version, (str, AutoVersion, type(None)))
     _check("version", version, "text, such as '1.0'", fits)
     _check("outputs", outputs, "a list of names", not isinstance(outputs, str))
+    _check("owners", owners, "a list of texts", not isinstance(owners, str))
+    _check("tags", tags, "a mapping of texts", tags is None or isinstance(tags, Mapping))
     names = None if outputs is None else tuple(normalised(output) for output in outputs)
     wanted = None if input_type is None else wanted_frame(input_type)
 
@@ -152,7 +159,18 @@ def materialize(
         if isinstance(version, AutoVersion):
             check_auto_version(called, wanted, lazy=lazy)
         return MaterializingTask(
-            TaskDefinition(function, called, wanted, version, cache, nout, names, lazy)
+            TaskDefinition(
+                function,
+                called,
+                wanted,
+                version,
+                cache,
+                nout,
+                names,
+                lazy,
+                owners=tuple(owners),
+                tags=tuple((tags or {}).items()),
+            )
         )
 
     return decorate if fn is None else decorate(fn)

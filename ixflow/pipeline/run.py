@@ -125,6 +125,8 @@ class Run:
             stack.enter_context(self.store.held_open())
             if self._on_event is not None:
                 stack.enter_context(listen(self._on_event))
+            if self._waits is not None and self._waits.heard is not None:
+                stack.enter_context(listen(self._waits.heard))
             stack.enter_context(self._collecting_last())
             for left in range(_TRIES - 1, -1, -1):
                 subflow = Subflow(self, ordered(self.progress.graph))

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from ixflow.errors import InputChanged
+import sqlalchemy as sa
+
+from ixflow.errors import InputChanged, IxflowError
 from ixflow.events import Event, listen
 from ixflow.pipeline.audit import judged_one
 from ixflow.pipeline.blob import blobs_in
@@ -24,8 +27,9 @@ from ixflow.pipeline.engine import ThreadedEngine
 from ixflow.pipeline.execute import Outcome, decoded_value
 from ixflow.pipeline.result import StageResult, TaskState
 from ixflow.pipeline.run import Run
-from ixflow.pipeline.schedule import making
+from ixflow.pipeline.schedule import making, ordered
 from ixflow.pipeline.stage import Stage
+from ixflow.pipeline.subflow import Subflow
 from ixflow.pipeline.task import Task
 from ixflow.store import InputRead, SQLTableStore, StepRecord, Steps, StoredResult
 
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StageSteps"]
 
+_log = logging.getLogger("ixflow.pipeline")
 _TRIES = 3
 
 
@@ -112,17 +117,28 @@ class StageSteps:
 
         """
         with self._at_work():
-            run = self._run(waits)
-            where = run.execution(self._stage).transaction
-            known = self._recall(run, self._tasks)
-            self.recalled = [known[task.position] for task in run.outcomes]
-            if not known and where.attempt and (told := self._published_before(run, where)):
-                return told
-            run.run(ThreadedEngine(), {})
+            for left in range(_TRIES - 1, -1, -1):
+                run = self._run(waits)
+                where = run.execution(self._stage).transaction
+                known = self._recall(run, self._tasks)
+                self.recalled = [known[task.position] for task in run.outcomes]
+                if not known and where.attempt and (told := self._published_before(run, where)):
+                    return told
+                ThreadedEngine().run(Subflow(run, ordered(run.progress.graph)))
+                if not (isinstance(run.error, InputChanged) and left):
+                    break
+                _log.info("%s; looking again", run.error)
             if run.error is not None:
                 raise run.error
-            self._steps.forget_old(self._place, where.schema)
+            self._tidy(where.schema)
             return run.results[self._stage.name]
+
+    def _tidy(self, own: str) -> None:
+        """Remove old records; failing to is no reason to fail what is published."""
+        try:
+            self._steps.forget_old(self._place, own)
+        except (IxflowError, sa.exc.DBAPIError):
+            _log.warning("stage %s: old records of steps remain", self._stage.name, exc_info=True)
 
     @contextlib.contextmanager
     def _at_work(self) -> Iterator[None]:

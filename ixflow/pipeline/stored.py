@@ -9,7 +9,6 @@ from ixflow.errors import CacheError
 from ixflow.pipeline.config import ConfigContext
 from ixflow.pipeline.encoding import leaves
 from ixflow.pipeline.execute import decoded_value
-from ixflow.pipeline.locks.run_locks import lock_for_reading
 from ixflow.pipeline.result import Stores, item_of, loaded
 from ixflow.pipeline.task import Task, TaskGetItem
 from ixflow.pipeline.unchanged import read_unchanged, tables_of
@@ -30,7 +29,6 @@ def stored_output(
     name = task.stage.name
     with contextlib.ExitStack() as stack:
         chosen = stack.enter_context(ConfigContext.get() if config is None else config)
-        lock_for_reading(chosen, name)
         stores = Stores(chosen.table_store, chosen.blob_store)
         stack.enter_context(stores.tables.held_open())
         found = _found(stores.tables.published(name), task, anywhere=ignore_position_hashes)

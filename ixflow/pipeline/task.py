@@ -31,7 +31,10 @@ __all__ = ["Field", "Task", "TaskDefinition", "TaskGetItem"]
 
 @dataclass(frozen=True, slots=True)
 class TaskDefinition:
-    """What ``@materialize`` was told about a function."""
+    """What ``@materialize`` was told about a function.
+
+    ``owners`` and ``tags`` (pairs) are those of its tables, for who shows them.
+    """
 
     fn: Callable[..., Any]
     name: str
@@ -41,6 +44,8 @@ class TaskDefinition:
     nout: int
     outputs: tuple[str, ...] | None
     lazy: bool = False
+    owners: tuple[str, ...] = ()
+    tags: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,6 @@ class _Indexable:
 
         Raises:
             CacheError: nothing is published of the task.
-            LockError: as `Result.get` does.
 
         >>> orders.get_output_from_store(as_type=pl.DataFrame)  # doctest: +SKIP
         """

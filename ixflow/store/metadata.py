@@ -213,8 +213,15 @@ class Metadata:
         found = conn.execute(sa.select(t.c.version).where(t.c.stage == stage)).scalar()
         return int(found or 0)
 
-    def state(self, conn: sa.Connection, stage: str, scope: str = PUBLISHED) -> StageState:
-        """Read the tables and results of one scope of a stage."""
+    def state(
+        self,
+        conn: sa.Connection,
+        stage: str,
+        scope: str = PUBLISHED,
+        *,
+        version: int | None = None,
+    ) -> StageState:
+        """Read the tables and results of one scope of a stage, whose ``version`` may be known."""
         t, r = self._tables, self._results
         here = sa.and_(t.c.stage == stage, t.c.scope == scope)
         tables = {
@@ -232,7 +239,8 @@ class Metadata:
         }
         query = sa.select(r).where(r.c.stage == stage, r.c.scope == scope)
         results = tuple(_result(row) for row in conn.execute(query))
-        return StageState(self.version(conn, stage), tables, results)
+        number = self.version(conn, stage) if version is None else version
+        return StageState(number, tables, results)
 
     def writing(self, conn: sa.Connection, table: TableName) -> Writing | None:
         """Say which writing a table of a stage or a transaction is; None: ixflow did not write it.

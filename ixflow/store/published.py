@@ -29,11 +29,13 @@ class Published:
     ) -> Self:
         """Read it; the records of an earlier time are right if nothing was published since."""
         place = store.schema(stage)
+        # First of all: what is read behind it is that publication's, or a later one's.
         publication = store.metadata.publication(conn, place)
         present = frozenset(store.dialect.tables_in(conn, place))
         if earlier is not None and publication is not None and earlier.publication == publication:
             return replace(earlier, present=present)
-        return cls(publication, store.metadata.state(conn, place), present)
+        version = 0 if publication is None else publication.version
+        return cls(publication, store.metadata.state(conn, place, version=version), present)
 
     @property
     def state(self) -> StageState:

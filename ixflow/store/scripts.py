@@ -9,11 +9,11 @@ import sqlalchemy as sa
 
 from ixflow.dialects import Dialect, run
 from ixflow.dialects.fragments import statements_of
-from ixflow.errors import ValidationError
+from ixflow.errors import DuplicateNameError, ValidationError
 from ixflow.store.places import PLACE
 from ixflow.values import TableName
 
-__all__ = ["Script", "refuse_needs", "run_script"]
+__all__ = ["Script", "refuse_needs", "refuse_taken", "run_script"]
 
 _TABLES = sa.text("""
     SELECT table_name FROM information_schema.tables
@@ -59,6 +59,29 @@ def run_script(conn: sa.Connection, dialect: Dialect, schema: str, script: Scrip
     for name in beside:
         run(conn, f"DROP VIEW {dialect.qualified(TableName(name, schema))}")
     return made
+
+
+def refuse_taken(
+    dialect: Dialect, task: str, error: sa.exc.DBAPIError, others: Mapping[str, str]
+) -> None:
+    """Say whose table it is, if a script failed because another task has made it.
+
+    ``others`` are the tasks by the names of their tables.
+
+    Raises:
+        DuplicateNameError: so it is.
+
+    """
+    said = str(error.orig)
+    if "already exists" not in said:
+        return
+    for name, other in others.items():
+        if dialect.quote(name) in said:
+            msg = (
+                f"the script of task {task} makes a table {name!r}, which task {other} has made; "
+                f"give one another name"
+            )
+            raise DuplicateNameError(msg, name=name, task=task, other=other) from error
 
 
 def _refuse_views(conn: sa.Connection, schema: str, made: Sequence[str]) -> None:

@@ -140,6 +140,4 @@ def _record(row: Any) -> StepRecord:
     named = (row.position, row.task, row.task_key, row.output)
     inputs = tuple(InputRead(*one) for one in json.loads(row.inputs))
     result = StoredResult(*named, tuple(tables), tuple(keys))
-    return StepRecord(
-        result, row.state, float(row.seconds), row.reason, inputs, row.recorded_at
-    )
+    return StepRecord(result, row.state, float(row.seconds), row.reason, inputs, row.recorded_at)

@@ -7,13 +7,16 @@ the published schema as it was, and what was written for the next try with the s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import threading
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
 
 from ixflow.dialects import run
 from ixflow.dialects.details import making_with
@@ -35,13 +38,11 @@ from ixflow.store.origins import with_sources
 from ixflow.store.places import LONGEST_PREFIX
 from ixflow.store.publish import KEPT, NewState, publish_state
 from ixflow.store.published import Published
-from ixflow.store.scripts import Script, refuse_needs, run_script
+from ixflow.store.scripts import Script, refuse_needs, refuse_taken, run_script
 from ixflow.store.waiting import Waiting, put_waiting, until_from
 from ixflow.values import Column, TableName
 
 if TYPE_CHECKING:
-    import sqlalchemy as sa
-
     from ixflow.store.sql_store import SQLTableStore
 
 __all__ = ["Commit", "InputRead", "StageTransaction", "TableWrite"]
@@ -211,15 +212,34 @@ class StageTransaction:
             known = metadata.state(conn, place, self.schema).tables
             old = [name for name, table in known.items() if table.task == task]
             self._drop_leftovers(conn, [n for n in old if replaces and n in self.held.tables])
-            made = run_script(conn, self._store.dialect, schema, script)
-            if schema == self.schema:  # else nothing but tables is dropped with the transaction
-                refuse_needs(conn, self._store.dialect, schema)
-            self._rename(conn, schema, made)
+            with self._telling_of_taken(task, script, known):
+                made = run_script(conn, self._store.dialect, schema, script)
+                if schema == self.schema:  # else nothing but tables is dropped with the transaction
+                    refuse_needs(conn, self._store.dialect, schema)
+                self._rename(conn, schema, made)
             made -= set(metadata.state(conn, place, self.schema).tables)
             tables = [self._scripted(conn, name, task, script.key) for name in sorted(made)]
             metadata.add(conn, place, self.schema, tables, [])
         self._remember(StageState(0, {table.name: table for table in tables}))
         return dict.fromkeys((table.name for table in tables), self.schema)
+
+    @contextlib.contextmanager
+    def _telling_of_taken(
+        self, task: str, script: Script, known: Mapping[str, StoredTable]
+    ) -> Iterator[None]:
+        """Let an error be that of a name, if the script makes a table that another task made."""
+        try:
+            yield
+        except sa.exc.DBAPIError as error:
+            tables = {**{name: self.published.tables.get(name) for name in script.beside}, **known}
+            others = {
+                spelt: table.task
+                for name, table in tables.items()
+                if table is not None and table.task != task
+                for spelt in (name, self._store.physical(TableName(name, self.schema)).name)
+            }
+            refuse_taken(self._store.dialect, task, error, others)
+            raise
 
     def beside_scripts(self, places: Iterable[TableName]) -> dict[str, TableName]:
         """Say which tables of this stage a script will not find in the schema that it writes to."""

@@ -141,7 +141,9 @@ def _read(store: SQLTableStore, conn: sa.Connection, place: str, schema: str) ->
     rows = store.metadata.state(conn, place, _scope(schema)).results
     if not rows:
         return None
-    form = json.loads(rows[0].output)
+    known = {one.name for one in dataclasses.fields(Waiting)}
+    # What a newer release has added is for that to understand.
+    form = {name: value for name, value in json.loads(rows[0].output).items() if name in known}
     form["results"] = tuple(_result(one) for one in form["results"])
     form["inputs"] = tuple(InputRead(**one) for one in form["inputs"])
     form["tables"], form["drops"] = tuple(form["tables"]), tuple(form["drops"])

@@ -398,6 +398,32 @@ def test_a_publication_that_nobody_told_is_told_again(steps, shop, warehouse_eng
     assert [outcome.passed for outcome in again.audits] == [True]
 
 
+def test_two_last_steps_at_once_publish_once_and_both_tell_it(steps, shop, warehouse_engine):
+    """A queue may hand one step to two workers."""
+    for name in ("number", "t1", "t2", "t3"):
+        steps().run_task(shop.stage[name])
+    at_audit, other_done = threading.Event(), threading.Event()
+    first: list[Any] = []
+
+    @audit(shop.stage, table="t1")
+    def slow(frame: pl.DataFrame):
+        if not at_audit.is_set():
+            at_audit.set()
+            assert other_done.wait(60)
+
+    thread = threading.Thread(target=lambda: first.append(steps().finish()))
+    thread.start()
+    assert at_audit.wait(60)
+    last = steps().finish()
+    other_done.set()
+    thread.join()
+    assert sorted(shop.calls) == ["number", "t1", "t2", "t3"]
+    assert last.published
+    assert not first[0].published
+    assert first[0].version == last.version == 1
+    assert [t.data_version for t in first[0].tables] == [t.data_version for t in last.tables]
+
+
 def test_what_another_run_replaced_meanwhile_is_not_told_but_made_again(
     steps, shop, warehouse_engine
 ):

@@ -12,9 +12,7 @@ from ixflow.errors import CacheError
 
 @pytest.fixture
 def config(warehouse_engine):
-    return create_basic_pipedag_config(warehouse_engine.url, disable_stage_locking=True).get(
-        "default"
-    )
+    return create_basic_pipedag_config(warehouse_engine.url).get("default")
 
 
 def pair_of(start):
@@ -68,6 +66,7 @@ def test_a_table_can_arrive_as_an_alias_that_is_called_like_it(config):
     with Flow("f") as flow, Stage("staging"):
         made = numbers()
         both = pairs(made, made)
-    result = flow.run(config=config)
+    flow.run(config=config)
     assert names == ["numbers", "numbers", "numbers_1"]
-    assert result.get(both, as_type=pl.DataFrame).rows() == [(1, 2)]
+    found = both.get_output_from_store(as_type=pl.DataFrame, config=config)
+    assert found.rows() == [(1, 2)]

@@ -17,7 +17,7 @@ from playwright.sync_api import Page, expect
 
 from ixflow_tests.browser.ui import ROOT, SCREENSHOTS, Webserver, chromium, webserver
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 DEFINITIONS = """
 import os

@@ -1,4 +1,4 @@
-"""The Dagster webserver on a home of its own, and what its GraphQL interface answers."""
+"""The Dagster webserver and daemon on a home of their own, and what GraphQL answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from ixflow.demo.server_process import LOOPBACK, Account, free_port, spawn, stop
 
-__all__ = ["Webserver", "chromium", "webserver"]
+__all__ = ["Webserver", "chromium", "daemon", "webserver"]
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = ROOT / "artifacts" / "screenshots"
@@ -58,6 +58,16 @@ _LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $p
   ... on LaunchRunSuccess { run { runId } }
   ... on PythonError { message stack } } }"""
 
+_BACKFILL = """mutation($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) { __typename
+  ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message stack } } }"""
+
+_BACKFILLED = """query($id: String!) { partitionBackfillOrError(backfillId: $id) { __typename
+  ... on PartitionBackfill { status runs(limit: 20) { runId } } } }"""
+
+_TAGGED = """query($tags: [ExecutionTag!]) { runsOrError(filter: {tags: $tags}) {
+  ... on Runs { results { runId } } } }"""
+
 _STATUS = "query($id: ID!) { runOrError(runId: $id) { __typename ... on Run { status } } }"
 
 
@@ -93,10 +103,10 @@ class Webserver:
         while time.monotonic() < deadline:
             workspace = self.ask(_LOADED)["workspaceOrError"]
             assert workspace["__typename"] == "Workspace", workspace
-            [entry] = workspace["locationEntries"]
-            if entry["loadStatus"] == "LOADED":
-                location = entry["locationOrLoadError"]
-                assert location["__typename"] == "RepositoryLocation", location
+            entries = workspace["locationEntries"]
+            if all(entry["loadStatus"] == "LOADED" for entry in entries):
+                for location in (entry["locationOrLoadError"] for entry in entries):
+                    assert location["__typename"] == "RepositoryLocation", location
                 return
             time.sleep(0.2)
         raise AssertionError(self._log.read_text())
@@ -106,10 +116,10 @@ class Webserver:
         nodes = self.ask(_ASSETS)["assetNodes"]
         return [node["assetKey"]["path"] for node in nodes if node["isMaterializable"]]
 
-    def launch(self, keys: Sequence[Sequence[str]]) -> str:
+    def launch(self, keys: Sequence[Sequence[str]], location: str = "ixflow") -> str:
         """Start a run that materializes assets; give its id."""
         selector = {
-            "repositoryLocationName": "ixflow",
+            "repositoryLocationName": location,
             "repositoryName": "__repository__",
             "jobName": "__ASSET_JOB",
             "assetSelection": [{"path": list(key)} for key in keys],
@@ -118,6 +128,34 @@ class Webserver:
         launched = self.ask(_LAUNCH, params=params)["launchRun"]
         assert launched["__typename"] == "LaunchRunSuccess", launched
         return str(launched["run"]["runId"])
+
+    def backfill(self, key: Sequence[str], partitions: Sequence[str]) -> str:
+        """Start a backfill of an asset; give its id."""
+        params = {"assetSelection": [{"path": list(key)}], "partitionNames": list(partitions)}
+        launched = self.ask(_BACKFILL, params=params)["launchPartitionBackfill"]
+        assert launched["__typename"] == "LaunchBackfillSuccess", launched
+        return str(launched["backfillId"])
+
+    def wait_for_backfill(self, backfill_id: str, seconds: float = 120) -> list[str]:
+        """Wait for the backfill to succeed; give the ids of its runs."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            found = self.ask(_BACKFILLED, id=backfill_id)["partitionBackfillOrError"]
+            if found["status"] == "COMPLETED_SUCCESS":
+                return [str(run["runId"]) for run in found["runs"]]
+            assert found["status"] in {"REQUESTED", "COMPLETED"}, found
+            time.sleep(0.5)
+        raise AssertionError(found)
+
+    def run_tagged(self, tag: str, value: str, seconds: float = 120) -> str:
+        """Wait until a run with the tag is there, as a schedule or a sensor launches it."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            tags = [{"key": tag, "value": value}]
+            if found := self.ask(_TAGGED, tags=tags)["runsOrError"]["results"]:
+                return str(found[-1]["runId"])
+            time.sleep(0.5)
+        raise AssertionError(self._log.with_name("daemon.log").read_text()[-4000:])
 
     def wait_for_run(self, run_id: str, seconds: float = 120) -> str:
         """Wait for the run to end; give its status."""
@@ -138,25 +176,37 @@ def webserver(
     home.mkdir()
     (home / "dagster.yaml").write_text(_SETTINGS)
     port, log = free_port(), home / "webserver.log"
-    command = [sys.executable, "-m", "dagster_webserver", "-w", "workspace.yaml"]
+    command = ["dagster_webserver", "-w", "workspace.yaml", "-h", LOOPBACK, "-p", str(port)]
+    with _running(command, log, environment, directory) as process:
+        server = Webserver(f"http://{LOOPBACK}:{port}", process, log)
+        server.wait_until_up()
+        yield server
+
+
+@contextlib.contextmanager
+def daemon(home: Path, environment: Mapping[str, str], directory: Path = ROOT) -> Iterator[None]:
+    """Run the daemon of a webserver that is up: backfills, schedules and sensors."""
+    command = ["dagster._daemon", "run", "-w", "workspace.yaml"]
+    with _running(command, home / "daemon.log", environment, directory):
+        yield
+
+
+@contextlib.contextmanager
+def _running(
+    command: Sequence[str], log: Path, environment: Mapping[str, str], directory: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    own = {"DAGSTER_HOME": str(log.parent), "DAGSTER_DISABLE_TELEMETRY": "yes"}
     with log.open("wb") as out:
         process = spawn(
-            [*command, "-h", LOOPBACK, "-p", str(port)],
+            [sys.executable, "-m", *command],
             account=Account(os.geteuid(), os.getegid()),
             directory=directory,
             log=out,
             end=signal.SIGINT,
-            environment={
-                **os.environ,
-                **environment,
-                "DAGSTER_HOME": str(home),
-                "DAGSTER_DISABLE_TELEMETRY": "yes",
-            },
+            environment={**os.environ, **environment, **own},
         )
     try:
-        server = Webserver(f"http://{LOOPBACK}:{port}", process, log)
-        server.wait_until_up()
-        yield server
+        yield process
     finally:
         stop(process, signal.SIGINT, patience=30)
 

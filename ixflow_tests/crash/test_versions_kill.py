@@ -82,7 +82,7 @@ def stopped_at_every_statement(store, work):
                 break
     finally:
         sa.event.remove(store.engine, "before_cursor_execute", stop)
-    assert count["limit"] > 15
+    assert count["limit"] > 10
 
 
 @pytest.fixture

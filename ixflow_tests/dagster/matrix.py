@@ -1,4 +1,4 @@
-"""What the cells of the matrix share: runs on the multiprocess executor, a reader beside them."""
+"""What the cells of the matrix share: runs on the multiprocess executor, also killed ones."""
 
 import contextlib
 import itertools
@@ -7,15 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import dagster as dg
 import sqlalchemy as sa
-from dagster import DagsterEventType as Kind
 from dagster._core.definitions.reconstruct import ReconstructableJob
 from dagster._core.execution.api import create_execution_plan, execute_run
 from dagster._core.execution.plan.plan import ExecutionPlan
@@ -25,8 +23,9 @@ from dagster._core.snap import snapshot_from_execution_plan
 import ixflow.dagster as ixd
 from ixflow_tests.dagster import matrix_flow
 from ixflow_tests.dagster.matrix_flow import Told
+from ixflow_tests.dagster.matrix_seen import Looking, Seen
 
-__all__ = ["CHECK", "Looking", "Matrix", "Seen", "at_once", "instance_at", "key"]
+__all__ = ["CHECK", "Matrix", "at_once", "instance_at", "key"]
 
 _values = itertools.count(1)
 
@@ -38,8 +37,9 @@ def key(name: str, stage: str = "st") -> dg.AssetKey:
 
 CHECK = dg.AssetCheckKey(key("t3"), "acceptable")
 
-# A trigger or an event trigger lets a process wait where it is to be killed: its last statement of
-# the transaction that publishes, or its first one behind that.
+# A trigger or an event trigger lets a process wait where it is to be killed: at a statement of the
+# transaction that publishes, at its first one behind that, or when a task's result is written and
+# its record is not.
 _HOLD = 4711
 _PATIENCE_SECONDS = 120.0
 _HELD = {
@@ -47,6 +47,11 @@ _HELD = {
         """CREATE TRIGGER hold BEFORE INSERT OR UPDATE ON ixflow.stages
         EXECUTE FUNCTION public.hold_table()""",
         "DROP TRIGGER hold ON ixflow.stages",
+    ),
+    "behind a result": (
+        """CREATE TRIGGER hold BEFORE INSERT ON ixflow.steps
+        EXECUTE FUNCTION public.hold_table()""",
+        "DROP TRIGGER hold ON ixflow.steps",
     ),
     "behind the commit": (
         """CREATE EVENT TRIGGER hold ON ddl_command_start WHEN TAG IN ('DROP SCHEMA')
@@ -72,96 +77,6 @@ def at_once(work: Callable[[], None]) -> Iterator[None]:
 def instance_at(place: str) -> dg.DagsterInstance:
     """Open the instance of a directory, which other processes can open too."""
     return dg.DagsterInstance.local_temp(place, overrides={"telemetry": {"enabled": False}})
-
-
-class Seen:
-    """One run, as the event log has it."""
-
-    def __init__(self, instance: dg.DagsterInstance, run_id: str) -> None:
-        self._instance = instance
-        self.run_id = run_id
-
-    @property
-    def success(self) -> bool:
-        """Say whether the run succeeded."""
-        run = self._instance.get_run_by_id(self.run_id)
-        assert run is not None
-        return run.is_success
-
-    def _logged(self, kind: Kind) -> list[Any]:
-        return [
-            log.dagster_event
-            for log in self._instance.all_logs(self.run_id, of_type=kind)
-            if log.dagster_event is not None
-        ]
-
-    def recorded(self) -> dict[str, str | None]:
-        """Give the data version of each materialization of the run, by asset key, in order."""
-        found = {}
-        for event in self._logged(Kind.ASSET_MATERIALIZATION):
-            one = event.step_materialization_data.materialization
-            found[one.asset_key.to_user_string()] = (one.tags or {}).get("dagster/data_version")
-        return found
-
-    def checked(self) -> dict[str, bool]:
-        """Give the verdict of each check of the run."""
-        evaluations = self._logged(Kind.ASSET_CHECK_EVALUATION)
-        return {
-            event.event_specific_data.check_name: event.event_specific_data.passed
-            for event in evaluations
-        }
-
-    def steps(self) -> set[str]:
-        """Name the steps that ended well."""
-        return {str(event.step_key) for event in self._logged(Kind.STEP_SUCCESS)}
-
-    def failed_steps(self) -> list[str]:
-        """Name the steps that failed."""
-        return [str(event.step_key) for event in self._logged(Kind.STEP_FAILURE)]
-
-
-class Looking:
-    """Reads all tables of a stage again and again, each time in one REPEATABLE READ transaction."""
-
-    def __init__(self, engine: sa.Engine, tables: Iterable[str] = ("st.t1", "st.t2", "st.t3")):
-        self._engine = engine.execution_options(isolation_level="REPEATABLE READ")
-        self._tables = tuple(tables)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self.seen: dict[tuple[int, ...], int] = {}
-        self.last: tuple[int, ...] = ()
-        self.error: Exception | None = None
-
-    def __enter__(self) -> Self:
-        """Begin to look."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Look once more, and stop."""
-        self._stop.set()
-        self._thread.join()
-        if self.error is not None:
-            raise self.error
-
-    def _look(self) -> None:
-        try:
-            last = False
-            while not last:
-                last = self._stop.is_set()
-                self.last = self.now()
-                self.seen[self.last] = self.seen.get(self.last, 0) + 1
-                time.sleep(0.005)
-        except Exception as error:  # noqa: BLE001 - raised where the looking ends
-            self.error = error
-
-    def now(self) -> tuple[int, ...]:
-        """Give the run that made each table, as one transaction sees them."""
-        with self._engine.connect() as conn, conn.begin():
-            return tuple(
-                conn.exec_driver_sql(f"SELECT v FROM {table}").scalar_one()
-                for table in self._tables
-            )
 
 
 class Matrix:
@@ -192,11 +107,11 @@ class Matrix:
         """Give a number that no other run has."""
         return next(_values)
 
-    def begin(self, name: str = "shop_job") -> None:
+    def begin(self, name: str = "shop_job", execution: str = "stage") -> None:
         """Publish the stage in this process, so that there is something to read."""
         with dg.DagsterInstance.ephemeral() as instance:
             build = getattr(matrix_flow, name)
-            job = build("stage", self.url, str(self.told.place), self.value)
+            job = build(execution, self.url, str(self.told.place), self.value)
             assert job.execute_in_process(instance=instance).success
         (self.told.place / "calls").unlink()
         self.value = self.next_value()
@@ -279,8 +194,11 @@ class Matrix:
             text, _ = process.communicate(timeout=_PATIENCE_SECONDS)
         return [first, Seen(self.instance, text.strip())]
 
-    def run_killed(self, moment: str) -> Seen:
-        """Run the job, and kill the process that publishes at a moment."""
+    def run_killed(self, moment: str, work: str = "acceptable", waiting: int = 1) -> Seen:
+        """Run the job, and kill the process of a task or of the audit at a moment.
+
+        The audit runs where the publication runs. ``waiting`` processes must have come that far.
+        """
         begin, end = _HELD[moment]
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
             self._make_functions(conn)
@@ -288,7 +206,7 @@ class Matrix:
             conn.exec_driver_sql(f"SELECT pg_advisory_lock({_HOLD})")
             try:
                 over = threading.Event()
-                with at_once(lambda: self._kill(conn, over)):
+                with at_once(lambda: self._kill(conn, work, waiting, over)):
                     try:
                         return self.run()
                     finally:
@@ -302,16 +220,16 @@ class Matrix:
         for kind, type_, end in kinds:
             conn.exec_driver_sql(_FUNCTIONS.format(kind=kind, type=type_, lock=_HOLD, end=end))
 
-    def _kill(self, conn: sa.Connection, over: threading.Event) -> None:
-        waiting = (
+    def _kill(self, conn: sa.Connection, work: str, waiting: int, over: threading.Event) -> None:
+        query = (
             f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = {_HOLD} "
             f"AND NOT granted AND database = (SELECT oid FROM pg_database "
             f"WHERE datname = current_database())"
         )
-        self.told.wait(lambda: over.is_set() or conn.exec_driver_sql(waiting).scalar_one())
+        count = conn.exec_driver_sql
+        self.told.wait(lambda: over.is_set() or count(query).scalar_one() >= waiting)
         assert not over.is_set(), "the run ended, and never came to that moment"
-        # The audit ran where the publication runs.
-        os.kill(self.told.processes("acceptable")[-1], signal.SIGKILL)
+        os.kill(self.told.processes(work)[-1], signal.SIGKILL)
         conn.exec_driver_sql(f"SELECT pg_advisory_unlock({_HOLD})")
 
     def open_gate(self, task: str, processes: int) -> None:

@@ -5,6 +5,7 @@ JSON lines. Call it with the URL of a database and ``kill`` or ``together``, and
 many statements lie between two that it is killed at.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -24,6 +25,8 @@ from ixflow.values import TableName
 __all__ = ["write"]
 
 ROUNDS = 2
+IMPORTED = ("pandas", "duckdb_sqlalchemy", "psycopg", "sqlalchemy.dialects.postgresql.psycopg")
+"""What each of the processes would import again."""
 
 
 def write(url: str, key: str, n: int, before: Callable[[Any], None] | None = None) -> None:
@@ -96,6 +99,8 @@ def write_killed(url: str, limit: int) -> None:
 
 def main(url: str, what: str, step: str = "1") -> None:
     """Do what the command line says."""
+    for name in IMPORTED:
+        importlib.import_module(name)
     if what == "together":
         writers = [forked(partial(write_rounds, url, key)) for key in "abc"]
         say([os.waitpid(process, 0)[1] for process in writers])

@@ -97,6 +97,12 @@ def test_a_step_that_takes_something_of_another_step_runs(versions, instance):
     assert sorted(made(result)) == ["beside", "both", "st/one"]
 
 
+def test_a_step_that_takes_something_that_the_run_does_not_make_runs(versions, instance):
+    both = versions.down("both", ONE, dg.AssetKey("rates"))
+    versions.run(instance, both)
+    assert sorted(made(versions.run(instance, both))) == ["both", "st/one"]
+
+
 def test_what_the_event_log_does_not_have_is_told(versions, instance):
     versions.run(instance)
     with dg.DagsterInstance.ephemeral() as another:

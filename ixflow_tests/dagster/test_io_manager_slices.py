@@ -2,14 +2,18 @@
 
 import datetime as dt
 import uuid
+from collections import Counter
 from decimal import Decimal
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ixflow.errors import ColumnMismatch, DataError, ValidationError, ValueDoesNotFit
+from ixflow.tables.read import read_table
 from ixflow_tests.dagster.seen import rows
 from ixflow_tests.dagster.slicing import PLACE, put
 from ixflow_tests.sources import make
@@ -173,3 +177,29 @@ def test_a_table_that_the_rows_do_not_have_all_of_gets_null_or_a_default(needed,
     else:
         with pytest.raises(ColumnMismatch, match="the rows lack needed"):
             put(store, of("a", 1), "a", evolution="add")
+
+
+# Dagster takes no control characters and no three dots.
+KEYS = st.text(st.characters(exclude_characters=".", exclude_categories=["Cs", "Cc"]), max_size=6)
+WRITES = st.lists(
+    st.dictionaries(KEYS, st.lists(st.none() | st.integers(-9, 9), max_size=3), min_size=1),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(max_examples=12)
+@given(writes=WRITES)
+def test_partitions_with_any_keys_are_what_was_written_to_them_last(writes, store):
+    make(store.engine, "CREATE SCHEMA IF NOT EXISTS st", "DROP TABLE IF EXISTS st.t")
+    last: dict[str, list[int | None]] = {}
+    for write in writes:
+        pairs = [(key, n) for key, numbers in write.items() for n in numbers]
+        columns: tuple[Any, ...] = tuple(zip(*pairs, strict=True)) or ((), ())
+        names = pa.array(columns[0], pa.string()), pa.array(columns[1], pa.int64())
+        done = put(store, pa.table(names, ["part", "n"]), *write)
+        last |= write
+        assert done.slices == {key: len(numbers) for key, numbers in write.items()}
+    found = read_table(store.engine, PLACE).to_pylist()
+    wanted = [(key, n) for key, numbers in last.items() for n in numbers]
+    assert Counter((row["part"], row["n"]) for row in found) == Counter(wanted)

@@ -239,3 +239,20 @@ def test_a_process_killed_behind_the_commit_has_published_all_and_the_retry_tell
     assert again.checked() == {"acceptable": True}
     if matrix.is_graph and retry == "from failure":
         assert matrix.told.calls()[before:] == ["acceptable"]
+
+
+@pytest.mark.parametrize("matrix", ["graph"], indirect=True)
+def test_a_step_killed_between_a_result_and_its_record_is_not_run_again(matrix: Matrix):
+    matrix.begin(execution="graph")
+    old = (matrix.value - 1,) * 3
+    with matrix.looking() as reader:
+        seen = matrix.run_killed("behind a result", "t1", 2)  # t3 is there too, and goes on
+        assert not seen.success
+        assert seen.recorded() == {}
+        again = matrix.retry_from_failure(seen)
+    assert again.success
+    assert sorted(matrix.told.calls()) == ["acceptable", "t1", "t2", "t3"]
+    assert set(reader.seen) <= {old, matrix.after}
+    assert reader.last == matrix.after
+    assert set(again.recorded()) == EVERYTHING
+    assert again.recorded() == matrix.versions()

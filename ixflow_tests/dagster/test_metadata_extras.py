@@ -14,6 +14,7 @@ import dagster as dg
 import polars as pl
 import pytest
 import sqlalchemy as sa
+from dagster.components.testing import create_defs_folder_sandbox
 
 import ixflow.dagster as ixd
 from ixflow.dagster.diff_picture import stage_diff
@@ -81,6 +82,39 @@ def test_an_ingest_leads_to_its_batches_function():
     assert where(asset, "raw/orders") == ("test_metadata_extras.py", line_of(raw_orders))
 
 
+FLOW = Flow("of_a_component")
+
+
+@materialize
+def one_number() -> Table[Any]:
+    """One number."""
+    return Table(pl.DataFrame({"x": [1]}), name="number")
+
+
+with FLOW, Stage("mart"):
+    one_number()
+
+
+@pytest.mark.filterwarnings("ignore:`parse_obj_as` is deprecated")
+@pytest.mark.filterwarnings("ignore:Class `(LocalFileCodeReference|CodeReferencesMetadataValue)`")
+def test_a_component_leads_to_its_yaml_and_to_the_function():
+    with create_defs_folder_sandbox() as sandbox:
+        flow = {"flow": f"{__name__}:FLOW", "owners": ["team:data"], "publish": "manual"}
+        store = {"url": "duckdb:///warehouse.duckdb"}
+        for kind, given in {"FlowComponent": flow, "TableStoreComponent": store}.items():
+            (sandbox.defs_folder_path / kind).mkdir()
+            text = json.dumps({"type": f"ixflow.dagster.{kind}", "attributes": given})
+            (sandbox.defs_folder_path / kind / "defs.yaml").write_text(text)
+        with sandbox.build_all_defs() as defs:
+            [spec] = defs.resolve_all_asset_specs()
+            jobs = [job.name for job in defs.jobs or []]
+    value: Any = spec.metadata["dagster/code_references"]
+    files = [Path(one.file_path).name for one in value.code_references]
+    assert files == ["test_metadata_extras.py", "defs.yaml"]
+    assert list(spec.owners) == ["team:data"]
+    assert "approve_mart" in jobs
+
+
 # -- whose they are ---------------------------------------------------------------------------
 
 
@@ -89,6 +123,21 @@ def test_owners_and_tags_are_those_of_every_table():
     for spec in assets[0].specs:
         assert list(spec.owners) == ["team:data"]
         assert spec.tags["domain"] == "shop"
+
+
+def test_a_task_has_owners_and_tags_of_its_own():
+    @materialize(owners=["team:sales"], tags={"tier": "gold"})
+    def numbers() -> Table[Any]:
+        return Table(pl.DataFrame({"x": [1]}))
+
+    with Flow("f") as flow, Stage("st"):
+        numbers()
+    [asset] = (
+        flow.to_definitions(owners=["team:data"], tags={"tier": "none", "a": "b"}).assets or []
+    )
+    [spec] = asset.specs
+    assert list(spec.owners) == ["team:data", "team:sales"]
+    assert {name: spec.tags[name] for name in ("tier", "a")} == {"tier": "gold", "a": "b"}
 
 
 def test_an_extraction_takes_what_an_asset_takes(tmp_path):

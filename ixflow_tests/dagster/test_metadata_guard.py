@@ -15,6 +15,7 @@ from ixflow.dagster import (
     ingestion,
     io_managers,
     manual,
+    parquet_io,
     plan_checks,
     stage_description,
 )
@@ -184,6 +185,22 @@ def test_an_io_manager_writes_without_what_it_cannot_tell(
     assert list(made(result)) == ["numbers"]
     with duckdb_warehouse.engine.connect() as conn:
         assert conn.exec_driver_sql("SELECT count(*) FROM assets.numbers").scalar() == 2
+
+
+def test_files_are_published_without_what_cannot_be_told(tmp_path, instance, monkeypatch):
+    monkeypatch.setattr(parquet_io, "_tell", breaks)
+
+    @dg.asset(io_manager_key="tables")
+    def numbers() -> pl.DataFrame:
+        return pl.DataFrame({"x": [1, 2]})
+
+    result = materialize(
+        [numbers], instance, tables=ixd.ParquetIOManager(base_dir=str(tmp_path / "files"))
+    )
+    assert result.success
+    assert list(made(result)) == ["numbers"]
+    assert any("lacks what was written to" in said for said in warnings(result, instance))
+    assert len(list((tmp_path / "files").rglob("*.parquet"))) == 1
 
 
 def materialize(

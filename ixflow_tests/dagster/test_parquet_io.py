@@ -155,6 +155,10 @@ def test_values_of_every_type_come_back_as_they_were(lake, instance):
     )
     assert materialize([returning(table)], lake, instance).success
     assert read(lake, instance) == table.to_pylist()
+    for kind in (pl.LazyFrame, pd.DataFrame):
+        odd = pa.table({"n": pa.nulls(1), "d": pa.array([dt.date(2026, 3, 1)], pa.date64())})
+        assert materialize([returning(odd)], lake, instance).success
+        assert len(read(lake, instance, kind)) == 1
     polars = pl.DataFrame({"c": pl.Series(["a", None], dtype=pl.Categorical), "l": [["x"], []]})
     assert materialize([returning(polars)], lake, instance).success
     assert read(lake, instance, pl.LazyFrame) == [{"c": "a", "l": ["x"]}, {"c": None, "l": []}]

@@ -188,6 +188,25 @@ def test_a_partition_that_fails_leaves_the_others_of_its_range_recorded(
     assert instance.get_materialized_partitions(asset.key) == {"2024-05-01", "2024-05-03"}
 
 
+def test_a_table_that_cannot_be_partitioned_does_not_stop_the_others(
+    one_source, instance, tmp_path
+):
+    make(one_source, "CREATE TABLE texts (id integer PRIMARY KEY, placed text)")
+    names = ("gone", "orders", "texts")
+    assets = ixd.build_extraction_assets(
+        [intent_for(one_source, name, tmp_path) for name in names],
+        partitions_def=DAYS,
+        partition_by="placed",
+    )
+    result = run(assets, instance, ("2024-05-01", "2024-05-02"))
+    said = str(failure(result).description)
+    assert "4 of 6 partitions were not extracted, the others are published" in said
+    assert "there is no table gone" in said
+    assert "extracted/texts (2024-05-02): placed is TEXT, which cannot say the partition" in said
+    made = [one.asset_key for one in told(result).values()]
+    assert made == [dg.AssetKey(["extracted", "orders"])] * 2
+
+
 def test_a_retry_extracts_only_the_partitions_that_failed(one_source, instance, tmp_path):
     blocked = tmp_path / "orders" / "2024-05-02"
     blocked.mkdir(parents=True)

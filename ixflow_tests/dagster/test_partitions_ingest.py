@@ -13,6 +13,7 @@ import ixflow.dagster as ixd
 from ixflow import ingest
 from ixflow.errors import ValidationError
 from ixflow.ingestion.checks import RowCheck
+from ixflow_tests.dagster.conftest import resource_of
 from ixflow_tests.dagster.seen import checks, data_version, failure, made, rows, value
 from ixflow_tests.sources import intent_for, make
 
@@ -70,19 +71,22 @@ class Orders:
 
 def run(asset, warehouse, instance, keys, config=None):
     """Materialize a partition, or the range from the first to the last."""
-    first, last = (keys, keys) if isinstance(keys, str) else keys
-    tags = {
-        "dagster/asset_partition_range_start": first,
-        "dagster/asset_partition_range_end": last,
-    }
+    one = {"partition_key": keys} if isinstance(keys, str) else {"tags": range_of(*keys)}
     return dg.materialize(
         [asset],
         instance=instance,
         resources={"warehouse": warehouse, "planner": ixd.PlannerResource()},
         run_config={"ops": {asset.op.name: {"config": config}}} if config else None,
         raise_on_error=False,
-        **({"partition_key": keys} if isinstance(keys, str) else {"tags": tags}),
+        **one,
     )
+
+
+def range_of(first, last):
+    return {
+        "dagster/asset_partition_range_start": first,
+        "dagster/asset_partition_range_end": last,
+    }
 
 
 def told(result):
@@ -136,21 +140,21 @@ def test_a_partition_without_rows_is_emptied_and_others_are_not(warehouse, insta
     assert [row[0] for row in rows(warehouse.engine, "raw.orders")] == [3]
 
 
-def test_the_same_rows_again_keep_their_data_version(warehouse, instance):
+def test_the_same_rows_again_keep_their_data_version(duckdb_warehouse, instance):
     orders = Orders()
     asset = orders.asset()
-    [first] = told(run(asset, warehouse, instance, "2024-05-01")).values()
-    [again] = told(run(asset, warehouse, instance, "2024-05-01")).values()
+    [first] = told(run(asset, duckdb_warehouse, instance, "2024-05-01")).values()
+    [again] = told(run(asset, duckdb_warehouse, instance, "2024-05-01")).values()
     assert data_version(first) == data_version(again)
     orders.rows.append((7, ONE, "de"))
-    [other] = told(run(asset, warehouse, instance, "2024-05-01")).values()
+    [other] = told(run(asset, duckdb_warehouse, instance, "2024-05-01")).values()
     assert data_version(other) != data_version(first)
 
 
-def test_partitions_are_keys_too(warehouse, instance):
+def test_partitions_are_keys_too(duckdb_warehouse, instance):
     orders = Orders()
     asset = orders.asset(partitions_def=COUNTRIES, partition_by="country")
-    found = told(run(asset, warehouse, instance, ("de", "fr")))
+    found = told(run(asset, duckdb_warehouse, instance, ("de", "fr")))
     numbers = {key: value(one, "dagster/partition_row_count") for key, one in found.items()}
     assert numbers == {"de": 2, "fr": 1}
     assert orders.windows == [None, None]
@@ -209,17 +213,17 @@ def test_a_key_that_a_row_of_another_partition_has_is_refused(warehouse, instanc
     assert (3, TWO, "de") in rows(warehouse.engine, "raw.orders")
 
 
-def test_a_partition_that_fails_leaves_the_others_of_its_range(warehouse, instance):
+def test_a_partition_that_fails_leaves_the_others_of_its_range(duckdb_warehouse, instance):
     orders = Orders()
     orders.broken = {"2024-05-02"}
     asset = orders.asset()
-    result = run(asset, warehouse, instance, ("2024-05-01", "2024-05-03"))
+    result = run(asset, duckdb_warehouse, instance, ("2024-05-01", "2024-05-03"))
     assert not result.success
     found = told(result)
     numbers = {key: value(one, "dagster/partition_row_count") for key, one in found.items()}
     assert numbers == {"2024-05-01": 2, "2024-05-03": 1}
     assert instance.get_materialized_partitions(asset.key) == {"2024-05-01", "2024-05-03"}
-    assert [row[0] for row in rows(warehouse.engine, "raw.orders")] == [1, 2, 4]
+    assert [row[0] for row in rows(duckdb_warehouse.engine, "raw.orders")] == [1, 2, 4]
 
 
 def test_what_does_not_go_with_partitions_is_refused(warehouse, instance, tmp_path):
@@ -268,12 +272,14 @@ def test_a_function_that_does_not_ask_for_the_partition_is_run_for_one_at_a_time
 # -- beside it ----------------------------------------------------------------------------------
 
 
-def test_rows_that_break_a_rule_are_put_aside_and_counted_over_the_range(warehouse, instance):
+def test_rows_that_break_a_rule_are_put_aside_and_counted_over_the_range(
+    duckdb_warehouse, instance
+):
     orders = Orders()
     asset = orders.asset(
         on_before_visible=RowCheck("known", "country IS NOT NULL", on_fail="quarantine")
     )
-    result = run(asset, warehouse, instance, ("2024-05-01", "2024-05-03"))
+    result = run(asset, duckdb_warehouse, instance, ("2024-05-01", "2024-05-03"))
     assert checks(result) == {"known": False}
     found = told(result)
     assert value(found["2024-05-03"], "ixflow/rows_quarantined") == 1
@@ -303,6 +309,16 @@ def test_partitions_go_from_the_source_through_files_to_the_table(
         )
         assert result.success
     assert rows(warehouse.engine, "raw.orders") == [(1, ONE, "de"), (2, TWO, "fr")]
+    make(fresh_sqlite, "INSERT INTO orders VALUES (3, '2024-05-02', 'it')")
+    both = dg.materialize(
+        [files, table],
+        instance=instance,
+        tags=range_of("2024-05-01", "2024-05-02"),
+        resources={"warehouse": warehouse, "planner": ixd.PlannerResource()},
+    )
+    found = both.asset_materializations_for_node("ingest_raw_orders")
+    inserted = {one.partition: value(one, "ixflow/rows_inserted") for one in found}
+    assert inserted == {"2024-05-01": 0, "2024-05-02": 1}
     with warehouse.engine.connect() as conn:
         names = conn.exec_driver_sql("SELECT table_name FROM information_schema.tables").all()
     assert not [name for (name,) in names if "ixflow" in name]
@@ -455,11 +471,34 @@ def test_the_output_of_a_partitioned_asset_is_the_rows_of_its_partition(warehous
         "2024-05-03": [4],
         "all": [1, 2, 3, 4],
     }
-    tags = {
-        "dagster/asset_partition_range_start": "2024-05-01",
-        "dagster/asset_partition_range_end": "2024-05-02",
-    }
     orders.rows = []
+    tags = range_of("2024-05-01", "2024-05-02")
     both = dg.materialize([raw_orders], tags=tags, raise_on_error=False, **options)
     assert not both.success
     assert len(rows(warehouse.engine, "raw.orders")) == 4
+
+
+def test_rows_that_refer_to_each_other_are_replaced_together(fresh_postgres, instance):
+    orders = Orders()
+    items = sa.Table(
+        "items",
+        orders.metadata,
+        sa.Column("order_id", sa.ForeignKey("raw.orders.id"), primary_key=True),
+        sa.Column("day", sa.Date),
+        schema="raw",
+    )
+    make(fresh_postgres, "CREATE SCHEMA raw")
+    orders.metadata.create_all(fresh_postgres)
+    ids = [1, 2]
+
+    @ixd.ingest_asset(metadata=orders.metadata, partitions_def=DAYS, partition_by="day")
+    def raw_orders(partition: ixd.Slice):
+        pairs = [(orders.table, (id_, ONE, "de")) for id_ in ids]
+        yield None, None, [*pairs, *((items, (id_, ONE)) for id_ in ids)]
+
+    warehouse = resource_of(fresh_postgres)
+    assert run(raw_orders, warehouse, instance, "2024-05-01").success
+    ids[:] = [2, 3]
+    assert run(raw_orders, warehouse, instance, "2024-05-01").success
+    assert rows(fresh_postgres, "raw.items") == [(2, ONE), (3, ONE)]
+    assert [row[0] for row in rows(fresh_postgres, "raw.orders")] == [2, 3]

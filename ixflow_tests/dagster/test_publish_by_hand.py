@@ -17,6 +17,7 @@ from ixflow.pipeline import Flow, Stage, Table, audit, materialize
 from ixflow.pipeline.by_hand import Waits, approve_stage
 from ixflow.pipeline.config import ConfigContext
 from ixflow.pipeline.stage_run import run_stage
+from ixflow.store import approval, transaction
 from ixflow.store.waiting import waiting
 from ixflow_tests.dagster.seen import checks, data_version, failure, made, rows, value
 from ixflow_tests.dagster.shop import Shop
@@ -110,6 +111,14 @@ def test_the_audit_of_an_approval_is_of_the_materialization_it_belongs_to(
     [latest] = instance.fetch_materializations(dg.AssetKey(["st", "t3"]), limit=1).records
     assert check.target_materialization_data is not None
     assert check.target_materialization_data.storage_id == latest.storage_id
+
+
+def test_the_approval_shows_when_the_tasks_had_run(duckdb_warehouse, instance):
+    shop = Shop(version="1")
+    shop.run(duckdb_warehouse, instance, publish="manual")
+    told = made(approve(shop, duckdb_warehouse, instance))["st/t2"]
+    assert "t1 " in value(told, "ixflow/timeline")
+    assert value(told, "ixflow/seconds") >= 0
 
 
 def test_what_was_approved_is_valid_for_the_next_run(duckdb_warehouse, instance):
@@ -282,6 +291,30 @@ def test_an_input_that_moved_is_refused_as_a_commit_refuses_it(warehouse, instan
     assert "computed from results of first that another run has replaced" in refused.description
 
 
+def test_what_is_downstream_of_what_waits_does_not_run(duckdb_warehouse, instance):
+    @materialize(version="1")
+    def source() -> Table[Any]:
+        return Table(pl.DataFrame({"x": [1]}), name="source")
+
+    @materialize(version="1", input_type=pl.DataFrame)
+    def copy(source: pl.DataFrame) -> Table[Any]:
+        return Table(source, name="copy")
+
+    with Flow("two") as flow:
+        with Stage("first"):
+            out = source()
+        with Stage("second"):
+            copy(out)
+    resources = {"warehouse": duckdb_warehouse}
+    assets = list(flow.to_definitions(publish={"first": "manual"}).assets or [])
+    result = dg.materialize(assets, instance=instance, resources=resources)
+    assert result.success
+    assert made(result) == {}
+    assert in_launchpad(ixd.approve_job(flow["first"]), duckdb_warehouse, instance, {}).success
+    result = dg.materialize(assets, instance=instance, resources=resources)
+    assert sorted(made(result)) == ["first/source", "second/copy"]
+
+
 def test_an_audit_that_refuses_lets_nothing_wait(duckdb_warehouse, instance):
     shop = Shop(version="1")
     shop.refuses = True
@@ -319,6 +352,44 @@ def test_a_rerun_of_a_run_that_waits_begins_anew(duckdb_warehouse, instance):
     assert [one.attempt for one in waiting(store, "st")] == [1, 0]
     approve(shop, duckdb_warehouse, instance, transaction="run")
     assert rows(duckdb_warehouse.engine, "st.t1") == [(2,)]
+
+
+def test_a_retry_takes_up_what_died_before_it_could_wait(warehouse, monkeypatch):
+    shop = Shop(version="1")
+    store, hours = warehouse.store(), Waits(dt.timedelta(hours=1))
+
+    def dies(*_: Any) -> None:
+        msg = "killed here"
+        raise RuntimeError(msg)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transaction, "put_waiting", dies)
+        with pytest.raises(RuntimeError, match="killed here"):
+            run_stage(shop.stage, store, transaction_id="run", waits=hours)
+    assert waiting(store, "st") == ()
+    run_stage(shop.stage, store, transaction_id="run", waits=hours)
+    assert sorted(shop.calls) == ["t1", "t2", "t3"], "each task ran once"
+    [one] = waiting(store, "st")
+    assert one.attempt == 0
+    assert store.published("st").tables == {}
+
+
+def test_an_approval_that_dies_has_published_nothing(warehouse, instance, monkeypatch):
+    shop = Shop(version="1")
+    shop.run(warehouse, instance, publish="manual")
+    store = warehouse.store()
+
+    def dies(*_: Any, **__: Any) -> None:
+        msg = "killed here"
+        raise RuntimeError(msg)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(approval, "end_waiting", dies)
+        with pytest.raises(RuntimeError, match="killed here"):
+            approve_stage(shop.stage, store)
+    assert store.published("st").tables == {}
+    assert len(waiting(store, "st")) == 1
+    assert approve_stage(shop.stage, store).result.version == 1
 
 
 def test_the_definitions_have_the_job_of_each_stage_that_waits():

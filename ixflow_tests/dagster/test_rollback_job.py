@@ -13,9 +13,17 @@ from ixflow_tests.dagster.shop import Shop
 
 
 @pytest.fixture
-def keeping(warehouse: ixd.SQLTableStoreResource) -> Iterator[ixd.SQLTableStoreResource]:
+def anywhere(warehouse: ixd.SQLTableStoreResource) -> Iterator[ixd.SQLTableStoreResource]:
     """Give a table store that keeps versions."""
     made = ixd.SQLTableStoreResource(url=warehouse.url, keep_versions=3)
+    yield made
+    made.store().dispose()
+
+
+@pytest.fixture
+def keeping(duckdb_warehouse: ixd.SQLTableStoreResource) -> Iterator[ixd.SQLTableStoreResource]:
+    """Give one on DuckDB."""
+    made = ixd.SQLTableStoreResource(url=duckdb_warehouse.url, keep_versions=3)
     yield made
     made.store().dispose()
 
@@ -40,13 +48,13 @@ def rolled_back(
     )
 
 
-def test_the_version_before_comes_back_as_it_was(keeping, instance):
-    first = made(version_of(1).run(keeping, instance))
+def test_the_version_before_comes_back_as_it_was(anywhere, instance):
+    first = made(version_of(1).run(anywhere, instance))
     shop = version_of(2)
-    shop.run(keeping, instance)
-    result = rolled_back(shop, keeping, instance)
+    shop.run(anywhere, instance)
+    result = rolled_back(shop, anywhere, instance)
     assert result.success
-    assert rows(keeping.engine, "st.t2") == [(10,)]
+    assert rows(anywhere.engine, "st.t2") == [(10,)]
     told = made(result)
     assert sorted(told) == ["st/t1", "st/t2", "st/t3"]
     for name, one in told.items():
@@ -65,16 +73,16 @@ def test_a_version_is_named_by_its_number(keeping, instance):
     assert rows(keeping.engine, "st.t1") == [(2,)]
 
 
-def test_the_next_run_makes_the_newer_tables_again(keeping, instance):
-    version_of(1).run(keeping, instance)
+def test_the_next_run_makes_the_newer_tables_again(anywhere, instance):
+    version_of(1).run(anywhere, instance)
     shop = version_of(2)
-    shop.run(keeping, instance)
-    rolled_back(shop, keeping, instance)
+    shop.run(anywhere, instance)
+    rolled_back(shop, anywhere, instance)
     shop.calls.clear()
-    told = made(shop.run(keeping, instance))
+    told = made(shop.run(anywhere, instance))
     assert sorted(shop.calls) == ["t1", "t2", "t3"]
     assert {value(one, "ixflow/cache_hits") for one in told.values()} == {0}
-    assert rows(keeping.engine, "st.t1") == [(2,)]
+    assert rows(anywhere.engine, "st.t1") == [(2,)]
 
 
 def test_the_release_that_was_rolled_back_to_is_valid(keeping, instance):

@@ -44,6 +44,8 @@ def test_each_task_is_a_step_and_a_last_one_publishes_and_tells_everything(wareh
     assert value(one, "dagster/row_count") == 1
     assert value(one, "ixflow/state") == "completed"
     assert value(one, "ixflow/seconds") > 0
+    picture = value(one, "ixflow/timeline")
+    assert all(f"%3E{name} " in picture for name in ("t1", "t2", "t3"))
     assert published(warehouse) == [1, 10, 1]
 
 

@@ -132,6 +132,18 @@ def test_targets_are_reached_or_missed_or_not_measured():
     assert lines[0] == "reached       other: wall of limit: 2.5, at most 3"
 
 
+def test_a_target_can_be_what_comes_on_top_of_others():
+    found = [measured("limit", 2.0), measured("other", 5.0), measured("both", 8.0)]
+    targets = [
+        Target("both", "wall", 1, over=("limit", "other")),
+        Target("both", "wall", 2, over=("limit",)),
+        Target("both", "wall", 1, over=("peer",)),
+    ]
+    lines = list(judged(targets, found))
+    assert lines[0] == "reached       both: wall over limit and other: 1, at most 1"
+    assert [line.split("  ")[0] for line in lines] == ["reached", "MISSED", "not measured"]
+
+
 def test_the_limit_counts_what_the_server_has_sent(fresh_postgres):
     url = fresh_postgres.url.set(drivername="postgresql").render_as_string()
     queries = ["SELECT n FROM generate_series(1, 200000) n", "SELECT repeat('x', 5000000)"]

@@ -309,3 +309,19 @@ def test_a_url_object_is_taken_as_it_is():
     url = sa.URL.create("postgresql", "app", "a{name}}@/:%", "db", database="x")
     config = create_basic_pipedag_config(url).get()
     assert sa.make_url(args_of(config)["url"]) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "locks"),
+    [
+        ("postgresql+psycopg://{$USER}@host:{$PORT}/{name}", {"class": "DatabaseLockManager"}),
+        ("postgresql://host/db", {"class": "DatabaseLockManager"}),
+        ("duckdb:///w.duckdb", None),
+    ],
+)
+def test_a_configuration_of_one_call_locks_where_the_database_can(url, locks, monkeypatch):
+    monkeypatch.setenv("USER", "app")
+    monkeypatch.setenv("PORT", "5432")
+    assert create_basic_pipedag_config(url).get().config_dict.get("lock_manager") == locks
+    free = create_basic_pipedag_config(url, disable_stage_locking=True).get()
+    assert free.config_dict["lock_manager"] == {"class": "NoLockManager"}

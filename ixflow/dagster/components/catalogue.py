@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import sqlalchemy as sa
-
 from ixflow.dialects import connected
 from ixflow.errors import TableNotFound, ValidationError
 from ixflow.extraction.intent import ExtractionIntent
@@ -26,7 +24,7 @@ def tables_of(source: ExtractionIntent, schema: str | None) -> list[str]:
     engine = source.dialect.read_engine(source.url())
     try:
         with connected(engine) as conn:
-            names = sorted(sa.inspect(conn).get_table_names(schema=schema))
+            names = list(source.dialect.source_tables(conn, schema))
     finally:
         engine.dispose()
     if not names:

@@ -15,6 +15,7 @@ from ixflow.dagster.components.catalogue import (
     tables_of,
     write_catalogue,
 )
+from ixflow.dagster.components.checks import PlanChecked
 from ixflow.dagster.components.fields import (
     Automation,
     BucketOptions,
@@ -39,7 +40,8 @@ from ixflow.dagster.extraction import (
     resolved,
     source_asset,
 )
-from ixflow.dagster.metadata import asset_key
+from ixflow.dagster.extraction_assets import build_extraction_assets
+from ixflow.dagster.metadata import asset_key, word
 from ixflow.errors import TableNotFound, ValidationError
 from ixflow.extraction.intent import ExtractionIntent
 from ixflow.values import TableName
@@ -110,6 +112,13 @@ class ExtractionComponent(dg.StateBackedComponent, PreciseFields, dg.Model):
         "extracted",
     )
     group_name: Annotated[str, shown("the group of the assets")] = "extracted"
+    one_step: Annotated[
+        bool, shown("one step for all tables, which are read on threads; else a step each")
+    ] = False
+    one_moment: Annotated[bool, shown("with one_step: all rows are of one moment")] = True
+    plan_check: Annotated[
+        PlanChecked | None, shown("judge each table's plan before it is read; {} is enough")
+    ] = None
     planner: Annotated[str | None, shown("key of the project's own PlannerResource")] = None
     pool: Annotated[str | None, shown("default: source_<host>")] = None
     retries: Annotated[int | None, shown("how often a step is tried again")] = None
@@ -163,21 +172,30 @@ class ExtractionComponent(dg.StateBackedComponent, PreciseFields, dg.Model):
         """Make the assets of the listed tables, and of those that the catalogue names."""
         self._intents = self._all_intents(context.path, state_path)
         planner, resources = planner_resources(self.planner)
-        assets = [
-            extraction_asset(
-                intent,
-                key=self.key_of(intent),
-                planner=planner,
-                group_name=self.group_name,
-                automation_condition=self.automation_condition,
-                retry_policy=retries(self.retries),
-                pool=self.pool,
-                **self.partitions_of(intent),
-            )
-            for intent in self._intents
-        ]
+        assets = self._assets(self._intents, planner, word(context.path.name))
         sources = [source_asset(intent) for intent in self._intents]
         return dg.Definitions(assets=[*sources, *assets], resources=resources)
+
+    def _assets(
+        self, intents: list[ExtractionIntent], planner: str, name: str
+    ) -> list[dg.AssetsDefinition]:
+        options: dict[str, Any] = {
+            "planner": planner,
+            "group_name": self.group_name,
+            "automation_condition": self.automation_condition,
+            "retry_policy": retries(self.retries),
+            "pool": self.pool,
+            "check": None if self.plan_check is None else self.plan_check.check(),
+            "one_moment": self.one_moment,
+        }
+        if not self.one_step:
+            return [
+                extraction_asset(one, key=self.key_of(one), **options, **self.partitions_of(one))
+                for one in intents
+            ]
+        options |= self.partitions_of(intents[0])
+        options["partition_by"] = lambda intent: self.partitions_of(intent)["partition_by"]
+        return [build_extraction_assets(intents, name=name, key=self.key_of, **options)]
 
     @property
     def intents(self) -> list[ExtractionIntent]:

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import dagster as dg
 from pydantic import ConfigDict, Field
 
+from ixflow.dagster.components.catalogue import object_name
+from ixflow.dagster.components.checks import Reconciled
 from ixflow.dagster.components.extraction import ExtractionComponent, planner_resources
 from ixflow.dagster.components.fields import Automation, on_change_scope, retries, shown
 from ixflow.dagster.components.scaffolders import IngestScaffolder
@@ -14,6 +16,7 @@ from ixflow.dagster.extracted import ingest_extraction
 from ixflow.dagster.table_store import WAREHOUSE
 from ixflow.errors import TableNotFound, ValidationError
 from ixflow.extraction.intent import ExtractionIntent
+from ixflow.values import TableName
 
 __all__ = ["IngestComponent"]
 
@@ -51,6 +54,9 @@ class IngestComponent(dg.Component, PreciseFields, dg.Model):
     schema_: Annotated[str, shown("the schema to ingest into")] = Field(
         default="raw", alias="schema"
     )
+    reconcile: Annotated[
+        Reconciled | None, shown("check the rows against the source; {} is enough")
+    ] = None
     warehouse: Annotated[str, shown("key of the SQLTableStoreResource")] = WAREHOUSE
     planner: Annotated[str | None, shown("key of the project's own PlannerResource")] = None
     io_manager_key: Annotated[str | None, shown("IO manager for downstream assets")] = None
@@ -81,7 +87,18 @@ class IngestComponent(dg.Component, PreciseFields, dg.Model):
             self._asset(extraction, self._named(intents, table.name), table, planner)
             for table in wanted
         ]
-        return dg.Definitions(assets=assets, resources=resources)
+        checks = [
+            self.reconcile.check(
+                self._named(intents, table.name),
+                object_name(self.schema_, table.table or TableName.parse(table.name).name),
+                asset=made.key,
+                cursor=None if extraction.partitions_def else table.cursor or self.cursor,
+                warehouse=self.warehouse,
+            )
+            for table, made in zip(wanted, assets, strict=True)
+            if self.reconcile is not None
+        ]
+        return dg.Definitions(assets=assets, asset_checks=checks, resources=resources)
 
     def _named(self, intents: Mapping[str, ExtractionIntent], name: str) -> ExtractionIntent:
         if name not in intents:

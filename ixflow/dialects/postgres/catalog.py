@@ -23,6 +23,7 @@ __all__ = [
     "continue_sequences",
     "indexes",
     "literal",
+    "partitions_in",
     "regclass",
     "regclasses",
     "resolved",
@@ -220,6 +221,15 @@ def tables_in(conn: sa.Connection, schema: str) -> tuple[str, ...]:
         WHERE n.nspname = :schema AND c.relkind IN ('r', 'p', 'v', 'm') ORDER BY 1
     """)
     return tuple(conn.execute(query, {"schema": schema}).scalars())
+
+
+def partitions_in(conn: sa.Connection, schema: str | None) -> frozenset[str]:
+    """Name the tables of a schema whose rows are those of a partitioned table."""
+    query = sa.text("""
+        SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = coalesce(:schema, current_schema()) AND c.relispartition
+    """)
+    return frozenset(conn.execute(query, {"schema": schema}).scalars())
 
 
 def literal(text: str) -> str:

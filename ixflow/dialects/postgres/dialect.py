@@ -84,6 +84,11 @@ class PostgresDialect(PostgresChecksums, PostgresWriting):
         sa.event.listen(engine, "do_connect", _with_a_limit)
         return engine
 
+    def source_tables(self, conn: sa.Connection, schema: str | None) -> tuple[str, ...]:
+        """List the tables of a schema without the partitions of others."""
+        parts = catalog.partitions_in(conn, schema)
+        return tuple(name for name in super().source_tables(conn, schema) if name not in parts)
+
     @contextlib.contextmanager
     def reader(self, url: sa.URL, *, snapshot: str | None = None) -> Iterator[PostgresReader]:
         """Open a connection that reads one snapshot."""

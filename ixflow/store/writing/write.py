@@ -37,14 +37,15 @@ def write_table(store: SQLTableStore, table: TableName, obj: Any, how: Write) ->
 
     """
     rows = rows_of(table, obj, how)
-    _ensure_schema(store, table)
-    if how.mode == "replace" and how.evolution == "recreate":
-        return _replaced(store, rows)
-    if how.mode != "replace":
-        with contextlib.suppress(NeedsAlone), _locked(store, table, alone=False) as conn:
-            return Writer(conn, rows, alone=False).write()
-    with _locked(store, table, alone=True) as conn:
-        return Writer(conn, rows, alone=True).write()
+    with store.held_open():
+        _ensure_schema(store, table)
+        if how.mode == "replace" and how.evolution == "recreate":
+            return _replaced(store, rows)
+        if how.mode != "replace":
+            with contextlib.suppress(NeedsAlone), _locked(store, table, alone=False) as conn:
+                return Writer(conn, rows, alone=False).write()
+        with _locked(store, table, alone=True) as conn:
+            return Writer(conn, rows, alone=True).write()
 
 
 @contextlib.contextmanager
