@@ -113,6 +113,13 @@ def workers(machines: Machines, instance: dg.DagsterInstance) -> Iterator[list[W
             worker.stop()
 
 
+def has_port(process: psutil.Process, port: int) -> bool:
+    """Say whether a connection of a process has this port at its end."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return any(c.laddr.port == port for c in process.net_connections())
+    return False
+
+
 def celery_workers(instance: dg.DagsterInstance, run_id: str) -> set[str]:
     """Name the workers that ran the steps of a run."""
     logged = instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
@@ -150,12 +157,7 @@ def test_a_worker_killed_in_a_task_has_published_nothing_and_a_retry_makes_the_r
             lambda: machines.run(instance, "celery", config=CONFIG, stages=("staging", "mart"))
         )
         port = wait_for(lambda: machines.ask(waiting))
-        (killed,) = [
-            process
-            for worker in workers
-            for process in worker.processes()
-            if any(c.laddr.port == port for c in process.net_connections())
-        ]
+        (killed,) = [p for worker in workers for p in worker.processes() if has_port(p, port)]
         killed.kill()
         failed = running.result()
     assert not failed.success

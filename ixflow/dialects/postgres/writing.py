@@ -68,7 +68,10 @@ class PostgresWriting(Dialect):
         """Create the schema unless it is there; needs no right to create when it is."""
         query = sa.text("SELECT 1 FROM pg_namespace WHERE nspname = :name")
         if conn.execute(query, {"name": schema}).first() is None:
-            run(conn, f"CREATE SCHEMA IF NOT EXISTS {self.quote(schema)}")
+            # Whoever makes it at the same time commits first; IF NOT EXISTS does not see that.
+            made = f"CREATE SCHEMA IF NOT EXISTS {self.quote(schema)}"
+            body = f"BEGIN {made}; EXCEPTION WHEN unique_violation THEN NULL; END"
+            run(conn, f"DO {self.text_literal(body)}")
 
     def table_kind(self) -> str:
         """Say TABLE, or UNLOGGED TABLE."""
