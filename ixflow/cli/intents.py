@@ -49,6 +49,12 @@ source_options = together(
 
 rows_options = together(
     click.option("--where", metavar="SQL", help="extract only the rows of this condition"),
+    click.option(
+        "--partition",
+        multiple=True,
+        metavar="NAME",
+        help="which partition these rows are: the files go to a directory of that name",
+    ),
     click.option("--query", metavar="SQL", help="extract the rows of this SELECT as TABLE"),
 )
 
@@ -92,6 +98,7 @@ _SERVER = ("host", "port", "user")
 _NAMES = ("database", "connection_string", "source_type")
 _SAME = (
     *("output_format", "compression", "columns", "drop", "as_text", "where", "query", "resume"),
+    "partition",
     *("require_snapshot", "memory_budget", "statement_timeout", "lock_timeout"),
     "silence_timeout",
     *("max_snapshot_age", "incremental_value"),

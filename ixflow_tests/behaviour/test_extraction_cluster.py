@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 MB = 1 << 20
 _HOLD = 4712
 _PATIENCE_SECONDS = 60.0
+_WAITING = f"SELECT count(*) FROM pg_locks WHERE objid = {_HOLD} AND NOT granted"
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +159,16 @@ def peak() -> int:
     return int(line.split()[1]) * 1024
 
 
+def make_held(engine: sa.Engine) -> None:
+    """Make a function that waits for whoever has the lock."""
+    make(
+        engine,
+        f"""CREATE FUNCTION held(n int) RETURNS bool LANGUAGE plpgsql VOLATILE AS $$
+        BEGIN PERFORM pg_advisory_lock_shared({_HOLD}); PERFORM pg_advisory_unlock_shared({_HOLD});
+        RETURN true; END $$""",
+    )
+
+
 # -- what goes wrong ----------------------------------------------------------------------------
 
 
@@ -165,23 +176,17 @@ def test_tasks_of_a_killed_worker_are_read_by_another_in_the_same_snapshot(
     fresh_postgres, tmp_path, dask: distributed.Client, far: RuntimeContext
 ):
     make_accounts(fresh_postgres)
-    make(
-        fresh_postgres,
-        f"""CREATE FUNCTION held(n int) RETURNS bool LANGUAGE plpgsql VOLATILE AS $$
-        BEGIN PERFORM pg_advisory_lock_shared({_HOLD}); PERFORM pg_advisory_unlock_shared({_HOLD});
-        RETURN true; END $$""",
-    )
+    make_held(fresh_postgres)
     # Every task waits at its 1,000th account, some rows after its first.
     where = "CASE WHEN id % 1000 = 0 THEN held(id) ELSE true END"
     intent = intent_for(fresh_postgres, "accounts", tmp_path, where=where)
-    waiting = f"SELECT count(*) FROM pg_locks WHERE objid = {_HOLD} AND NOT granted"
     with (
         ThreadPoolExecutor(1) as pool,
         fresh_postgres.connect().execution_options(isolation_level="AUTOCOMMIT") as conn,
     ):
         run(conn, f"SELECT pg_advisory_lock({_HOLD})")
         running = pool.submit(lambda: execute(plan(intent, far)))
-        wait_for(lambda: run(conn, waiting).scalar_one() == 2)
+        wait_for(lambda: run(conn, _WAITING).scalar_one() == 2)
         run(conn, f"INSERT INTO accounts VALUES ({ACCOUNTS + 1}, 1, 'not of this moment')")
         os.kill(next(iter(dask.run(os.getpid).values())), signal.SIGKILL)
         run(conn, f"SELECT pg_advisory_unlock({_HOLD})")
@@ -190,6 +195,20 @@ def test_tasks_of_a_killed_worker_are_read_by_another_in_the_same_snapshot(
     assert ids(rows_of(done)) == list(range(1, ACCOUNTS + 1))
     names = [Path(path).name for path in done.output_files]
     assert everything_below(tmp_path) == sorted([*names, "_manifest.json"])
+
+
+def test_a_run_that_fails_stops_what_its_workers_still_read(fresh_postgres, tmp_path, far):
+    make_accounts(fresh_postgres)
+    make_held(fresh_postgres)
+    where = "CASE id WHEN 1000 THEN held(id) WHEN 19000 THEN 1 / (id - 19000) > 0 ELSE true END"
+    intent = intent_for(fresh_postgres, "accounts", tmp_path, where=where)
+    with fresh_postgres.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        run(conn, f"SELECT pg_advisory_lock({_HOLD})")
+        with pytest.raises(ExecutionError, match="division by zero"):
+            execute(plan(intent, far))
+        # The lock is held still, and nobody waits for it any more.
+        wait_for(lambda: run(conn, _WAITING).scalar_one() == 0)
+    assert published(intent) is None
 
 
 def test_what_fails_on_a_worker_is_told_without_a_credential(
