@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from ixflow.dagster.metadata import word
+from ixflow.dagster.table_store import WAREHOUSE, SQLTableStoreResource
 from ixflow.errors import DuplicateNameError, FlowError
 from ixflow.pipeline.flow import Flow
 
@@ -39,6 +40,7 @@ def build_definitions(
         executor: How Dagster runs the steps.
         loggers: Of all of them, by key.
         options: Of every flow, as for `Flow.to_definitions`: ``table_store``, ``execution``, ...
+            The table store is the resource ``warehouse`` of assets beside flows, too.
 
     Raises:
         DuplicateNameError: two flows have one name, or a stage of the same name, whose tables each
@@ -71,13 +73,17 @@ def build_definitions(
         jobs=beside["jobs"],
         sensors=beside["sensors"],
         schedules=beside["schedules"],
-        resources=resources,
+        resources={**_warehouse(**options), **(resources or {})},
         executor=executor,
         loggers=loggers,
     )
     made = dg.Definitions.merge(*sets, own)
     _refuse_between([one for one in made.assets or () if isinstance(one, dg.AssetsDefinition)])
     return made
+
+
+def _warehouse(*, table_store: Any = None, **_: Any) -> dict[str, Any]:
+    return {WAREHOUSE: table_store} if isinstance(table_store, SQLTableStoreResource) else {}
 
 
 def _flat(parts: Iterable[Any]) -> Iterator[Any]:

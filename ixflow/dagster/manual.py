@@ -218,12 +218,12 @@ def approve_job(
     def _approve(context: dg.OpExecutionContext, config: ApprovalConfig) -> Any:
         resource: SQLTableStoreResource = getattr(context.resources, key)
         wanted = None if config.transaction == _NEWEST else config.transaction
+        by = context.run.root_run_id or context.run.run_id
         if config.reject:
             with failures():
-                one = reject(resource.store(), stage.name, wanted)
+                one = reject(resource.store(), stage.name, wanted, by=by)
             yield from _rejected(context, stage, one)
             return
-        by = context.run.root_run_id or context.run.run_id
         with failures():
             done = approve_stage(stage, resource.store(), wanted, by=by, blobs=blob_store)
         context.log.info(

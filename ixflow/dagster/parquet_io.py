@@ -123,6 +123,9 @@ def _files(context: dg.InputContext, place: Place, asset: str) -> list[Partition
             raise TableNotFound(msg, asset=asset, path=place.path(place.whole))
         return [PartitionFile(place.whole, 0, 0)]
     manifest, keys = place.manifest(), list(context.asset_partition_keys) if parted else [""]
+    if not keys:
+        msg = f"the input {asset} has no partitions: there are none that the asset depends on"
+        raise TableNotFound(msg, asset=asset, path=place.location)
     missing = manifest.missing(keys)
     if missing == [""]:
         msg = f"there is no file at {place.location}; materialize {asset} first"

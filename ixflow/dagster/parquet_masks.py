@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from ixflow.dialects.cast import cast_column
 from ixflow.errors import ValidationError, ValueDoesNotFit
-from ixflow.tables.slices import RowsOfKey, Slice, TimeWindow
+from ixflow.tables.slices import PartitionBy, RowsOfKey, Slice, TimeWindow, on_the_clock
 from ixflow.values import Column
 
 __all__ = ["Masks"]
@@ -56,17 +56,22 @@ class Masks:
             )
             raise ValidationError(msg, asset=self._asset, column=name)
         type_ = self._schema.field(place).type
+        column = Column(name, str(type_), type_)
         if isinstance(term, TimeWindow) and pa.types.is_timestamp(type_):
-            return _Test(place, [_moment(m, type_) for m in (term.start, term.end)])
+            return _Test(place, [_moment(m, column, term.by) for m in _ends(term)])
         if isinstance(term, TimeWindow) and pa.types.is_date(type_):
-            return _Test(place, [self._day(m, type_, name) for m in (term.start, term.end)])
+            days = [self._day(on_the_clock(column, term.by, m), column) for m in _ends(term)]
+            return _Test(place, days)
+        if pa.types.is_null(type_):  # no row, or only NULLs
+            return _Test(place, [])
         return _Test(place, [self._value(key, name, type_)])
 
-    def _day(self, moment: dt.datetime, type_: pa.DataType, name: str) -> pa.Scalar:
+    def _day(self, moment: dt.datetime, column: Column) -> pa.Scalar:
+        name = column.name
         if moment.time() != dt.time():
             msg = f"{self._asset}: {name} is a date, and partitions begin within a day ({moment})"
             raise ValidationError(msg, asset=self._asset, column=name)
-        return pa.scalar(moment.date(), type_)
+        return pa.scalar(moment.date(), column.type)
 
     def _value(self, key: str, name: str, type_: pa.DataType) -> pa.Scalar:
         try:
@@ -79,13 +84,15 @@ class Masks:
 
 
 class _Test:
-    """Says of rows whether their value is one, or lies from one to before another."""
+    """Says of rows whether their value is one, or lies from one to before another; none is: no."""
 
     def __init__(self, place: int, values: Sequence[pa.Scalar]) -> None:
         self.place, self._values = place, values
 
     def __call__(self, batch: pa.RecordBatch) -> pa.BooleanArray:
         column = batch.column(self.place)
+        if not self._values:
+            return pa.nulls(batch.num_rows, pa.bool_())
         low, *high = self._values
         if not high:
             return pc.equal(column, low)
@@ -100,8 +107,13 @@ def _all(masks: Sequence[pa.BooleanArray]) -> pa.BooleanArray:
     return pc.fill_null(found, False)
 
 
-def _moment(moment: dt.datetime, type_: pa.TimestampType) -> pa.Scalar:
-    there = moment.replace(tzinfo=None) if type_.tz is None else moment.astimezone(dt.UTC)
+def _ends(window: TimeWindow) -> tuple[dt.datetime, dt.datetime]:
+    return window.start, window.end
+
+
+def _moment(moment: dt.datetime, column: Column, by: PartitionBy) -> pa.Scalar:
+    type_ = column.type
+    there = on_the_clock(column, by, moment) if type_.tz is None else moment.astimezone(dt.UTC)
     return pa.scalar(there, pa.timestamp("us", type_.tz)).cast(type_)
 
 

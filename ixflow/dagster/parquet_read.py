@@ -42,6 +42,7 @@ def read_files(
         raise ColumnMismatch(msg, asset=asset, missing=unknown)
     if type_ is pl.LazyFrame:
         alike = all(one == schema for one in each)
+        _refuse_scales(each, schema, asset)
         return _scan(place, names, None if alike else schema, columns)
     paths = [place.path(name) for name in names]
     source = ds.dataset(paths, schema=schema, format="parquet", filesystem=place.filesystem)
@@ -49,7 +50,10 @@ def read_files(
     if type_ is pa.RecordBatchReader:
         return source.scanner(columns=chosen).to_reader()
     wanted = wanted_frame(type_)
-    table = source.to_table(columns=chosen)
+    try:
+        table = source.to_table(columns=chosen)
+    except pa.ArrowInvalid as error:  # a value that does not fit what holds the types of all files
+        raise _mixed(asset, str(error)) from None
     # The frames read a table of a database, unless somebody has it already.
     with reading_through(lambda _: table):
         frames = frames_giving(wanted.type)
@@ -77,6 +81,17 @@ def _unified(found: Sequence[pa.Schema], asset: str) -> pa.Schema:
     return whole
 
 
+def _refuse_scales(found: Sequence[pa.Schema], whole: pa.Schema, asset: str) -> None:
+    """Refuse numbers that polars cannot join while it scans."""
+    for field in (field for schema in found for field in schema):
+        wide = whole.field(field.name).type
+        if not pa.types.is_decimal(wide) or pa.types.is_null(field.type):
+            continue
+        if not pa.types.is_decimal(field.type) or field.type.scale != wide.scale:
+            said = f"{field.name} is {field.type} and {wide}, which a LazyFrame cannot scan"
+            raise _mixed(asset, said)
+
+
 def _mixed(asset: str, why: str) -> ColumnMismatch:
     msg = (
         f"the files of {asset} have columns whose types do not go together: {why}; "
@@ -96,7 +111,12 @@ def _scan(
         glob=False,
         hive_partitioning=False,
         missing_columns="insert",
-        cast_options=pl.ScanCastOptions(integer_cast="upcast", float_cast="upcast"),
+        cast_options=pl.ScanCastOptions(
+            integer_cast="upcast",
+            float_cast="upcast",
+            datetime_cast="upcast",
+            missing_struct_fields="insert",
+        ),
         storage_options=dict(place.options) or None,
         credential_provider=None if place.options else "auto",
     )

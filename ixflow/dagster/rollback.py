@@ -78,7 +78,9 @@ def rollback_job(
         store = resource.store()
         with failures(), store.held_open():
             number = config.number(stage.name)
-            done = rollback(store, stage.name, number, keep=stage.keep_versions)
+            # A retry of a run that was killed before it could tell must not go back further.
+            by = context.run.root_run_id or context.run.run_id
+            done = rollback(store, stage.name, number, keep=stage.keep_versions, by=by)
         emit(StagePublished(stage.name, done.version, done.published))
         yield from _told(context, stage, resource, done)
 

@@ -51,7 +51,7 @@ class Stored:
 
 
 def stored(
-    mode: str = "replace",
+    mode: str | None = None,
     *,
     primary_key: str | Sequence[str] = (),
     partition_expr: str | Mapping[str, str] | None = None,
@@ -64,7 +64,8 @@ def stored(
     ``mode``: ``replace`` all rows; ``append``, where a run that is executed again replaces what it
     has appended before (``run_column`` names it on each row); ``upsert`` by primary key, without
     writing rows that would not change; ``partition``, which replaces the rows of the partitions
-    that were materialized. ``partition_expr`` is the column that tells a row's partition, or a
+    that were materialized. Without it, ``partition_expr`` means ``partition``, and else it is
+    ``replace``. ``partition_expr`` is the column that tells a row's partition, or a
     mapping of dimensions to columns. ``schema_evolution``: ``fail``, ``add`` (new columns are
     added) or ``recreate`` (the table is rebuilt with the new columns); it is ``recreate`` for
     ``replace``, and else ``fail``. ``indexes`` are made with a new table.
@@ -74,7 +75,10 @@ def stored(
 
     >>> stored("upsert", primary_key="id")["ixflow/mode"]
     'upsert'
+    >>> stored(partition_expr="day")["ixflow/mode"]
+    'partition'
     """
+    mode = mode or ("replace" if partition_expr is None else "partition")
     key = (primary_key,) if isinstance(primary_key, str) else tuple(primary_key)
     evolution = schema_evolution or EVOLUTIONS[0]
     sliced = partition_expr is not None and mode != "replace"

@@ -163,6 +163,11 @@ class Writing(Masks, ABC):
     def bound_waits(self, conn: sa.Connection, timeout_seconds: float = 60) -> None:
         """Let no statement of the transaction wait for a lock without end, where it could."""
 
+    def transaction_mark(self, conn: sa.Connection) -> str:
+        """Give what tells the transaction from later ones of the session; empty: nothing does."""
+        del conn
+        return ""
+
     def staged(self, columns: Sequence[Column]) -> tuple[Column, ...]:
         """Say as which columns rows wait in a temporary table for their merge."""
         return tuple(columns)

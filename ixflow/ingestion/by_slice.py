@@ -24,7 +24,7 @@ from ixflow.ingestion import replacement
 from ixflow.ingestion.arguments import checked_tables, three_arguments, triple_of
 from ixflow.ingestion.blockers import TERMINATE, chosen_blockers
 from ixflow.ingestion.checks import split_callbacks
-from ixflow.ingestion.connection import unstreamed
+from ixflow.ingestion.connection import one_transaction, unstreamed
 from ixflow.ingestion.ingest import BeforeVisible, ingest
 from ixflow.ingestion.options import IngestResult
 from ixflow.ingestion.slice_writer import SliceWriter
@@ -154,11 +154,12 @@ class _SliceRun:
             for name in sorted(str(name_of(table)) for table in tables):
                 locks.enter_context(dialect.advisory_lock(conn, f"ingest {name}"))
             dialect.bound_waits(conn)
-            writer.replace()
-            for callback in self._callbacks:
-                for table in writer.tables_to_select():
-                    self._troubles.call(callback, conn, table, self._about)
-            self._refuse_ended(transaction)
+            with one_transaction(conn):
+                writer.replace()
+                for callback in self._callbacks:
+                    for table in writer.tables_to_select():
+                        self._troubles.call(callback, conn, table, self._about)
+                self._refuse_ended(transaction)
             known = dialect.comment(conn, first)
             self.watermark = watermark_of(known)
             comment = with_watermark(known, self.watermark, self._record(changed_by(known)))

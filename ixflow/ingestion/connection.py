@@ -10,9 +10,9 @@ from typing import Any, ParamSpec, TypeVar
 import sqlalchemy as sa
 
 from ixflow.dialects import dialect_of
-from ixflow.errors import ValidationError
+from ixflow.errors import IngestError, ValidationError
 
-__all__ = ["check_connection", "unstreamed"]
+__all__ = ["check_connection", "one_transaction", "unstreamed"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,6 +46,28 @@ def check_connection(conn: sa.Connection) -> None:
         )
         raise ValidationError(msg)
     dialect_of(conn).check_ingests(conn)
+
+
+@contextlib.contextmanager
+def one_transaction(conn: sa.Connection) -> Iterator[None]:
+    """Refuse to go on if a function of the caller's has ended the transaction by SQL of its own.
+
+    SQLAlchemy does not know of it. What is behind it would be committed, what is before it lost.
+
+    Raises:
+        IngestError: saying so.
+
+    """
+    dialect = dialect_of(conn)
+    before = dialect.transaction_mark(conn)
+    yield
+    if dialect.transaction_mark(conn) != before:
+        msg = (
+            "the batches function or on_before_visible ended the transaction by SQL or by the "
+            "driver; it must not commit or roll back on this connection. What came after that was "
+            "not written, what came before it was, if it has committed"
+        )
+        raise IngestError(msg)
 
 
 def unstreamed(function: Callable[P, R]) -> Callable[P, R]:

@@ -31,7 +31,7 @@ from ixflow.ingestion.blockers import (
     chosen_blockers,
 )
 from ixflow.ingestion.checks import RowCheck, split_callbacks
-from ixflow.ingestion.connection import unstreamed
+from ixflow.ingestion.connection import one_transaction, unstreamed
 from ixflow.ingestion.missing import GivenKeys, Missing
 from ixflow.ingestion.options import (
     Delete,
@@ -260,7 +260,8 @@ class _Run:
                     locks.enter_context(dialect.advisory_lock(conn, f"ingest {name}"))
                 dialect.bound_waits(conn)
                 self._refuse_if_moved(dialect.comment(conn, first), first)
-                value = change()
+                with one_transaction(conn):
+                    value = change()
                 known = dialect.comment(conn, first)
                 comment = with_watermark(known, value, self._record(changed_by(known)))
                 dialect.set_comment(conn, first, comment)
@@ -299,9 +300,10 @@ class _Run:
         )
         try:
             yield
-        except sa.exc.InvalidRequestError as error:
+        except (sa.exc.InvalidRequestError, sa.exc.DBAPIError) as error:
             if conn.get_transaction() is transaction and conn.in_transaction():
                 raise
+            conn.rollback()  # of the transaction that the next statement has begun
             raise IngestError(msg) from error
         if conn.get_transaction() is not transaction or transaction is None:
             raise IngestError(msg)

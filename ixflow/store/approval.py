@@ -67,7 +67,7 @@ def approve(
     keep = store.keep_versions if keep is None else keep
     with store.locked(f"stage {place}") as conn:
         known = _known(store, conn, stage)
-        one = _chosen(stage, known, transaction_id, by)
+        one = _chosen(stage, known, transaction_id, (by, PUBLISHED_BY_HAND))
         current = store.published_in(conn, stage)
         if (
             one.ended == PUBLISHED_BY_HAND
@@ -97,8 +97,12 @@ def approve(
     return Approved(one, done, StageState(new.version, plan.tables, plan.results))
 
 
-def reject(store: SQLTableStore, stage: str, transaction_id: str | None = None) -> Waiting:
+def reject(
+    store: SQLTableStore, stage: str, transaction_id: str | None = None, *, by: str = ""
+) -> Waiting:
     """Drop what waits for a stage: the newest, or that of a transaction. Nothing is published.
+
+    ``by`` names who rejects: asking again under the same name gives what the first time did.
 
     Raises:
         ApprovalRefused: nothing waits, or it is published, rejected or collected already.
@@ -106,12 +110,14 @@ def reject(store: SQLTableStore, stage: str, transaction_id: str | None = None) 
     """
     place = store.schema(stage)
     with store.locked(f"stage {place}") as conn:
-        one = _chosen(stage, _known(store, conn, stage), transaction_id, "")
+        one = _chosen(stage, _known(store, conn, stage), transaction_id, (by, REJECTED))
+        if one.ended == REJECTED and by and one.by == by:
+            return one
         _refuse_ended(stage, one)
         store.metadata.forget(conn, place, one.schema)
         store.drop_scope(conn, one.schema)
         store.metadata.put_transaction(conn, place, _record(one, "collected"))
-        end_waiting(store, conn, place, one, REJECTED)
+        end_waiting(store, conn, place, one, REJECTED, by=by)
     return one
 
 
@@ -126,10 +132,16 @@ def _known(store: SQLTableStore, conn: sa.Connection, stage: str) -> list[Waitin
     return all_waiting(store, conn, store.schema(stage)) if installed else []
 
 
-def _chosen(stage: str, known: list[Waiting], transaction_id: str | None, by: str) -> Waiting:
-    """Find what is meant; without an id what waits, or what the same approver has published."""
+def _chosen(
+    stage: str, known: list[Waiting], transaction_id: str | None, told: tuple[str, str]
+) -> Waiting:
+    """Find what is meant; without an id what waits, or what the same person has ended so.
+
+    ``told`` is who asks, and how it ends.
+    """
     if transaction_id is None:
-        found = [one for one in known if by and one.by == by] + [o for o in known if not o.ended]
+        found = [one for one in known if told[0] and (one.by, one.ended) == told]
+        found += [one for one in known if not one.ended]
         said = f"nothing of stage {stage} waits to be published"
     else:
         found = [one for one in known if one.transaction_id == transaction_id]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ixflow.errors import StageError
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ixflow.store.sql_store import SQLTableStore
 
 __all__ = ["Rollback", "StageVersion", "VersionHistory", "history", "rollback", "versions"]
+
+_ROLLBACK = "rollback-to-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +154,23 @@ def _described(
 
 
 def rollback(
-    store: SQLTableStore, stage: str, version: int | None = None, *, keep: int | None = None
+    store: SQLTableStore,
+    stage: str,
+    version: int | None = None,
+    *,
+    keep: int | None = None,
+    by: str = "",
 ) -> Rollback:
     """Publish the tables and results of a kept version again, as a new version.
 
     None is the version before the published one. That one is kept, at least until the next
     publication, so that a rollback can be undone; ``keep`` is how many are, None: as the store
-    does.
+    does. ``by`` names who asks: asking again under the same name, as a retry does, gives what the
+    first time did.
 
     Raises:
-        StageError: the version is not kept, or a table of it is gone.
+        StageError: the version is not kept, or a table of it is gone; or another was published
+            since the same one has rolled back.
         ReplacementRefused: an object that is not the stage's own is in the way.
         LockNotAvailable: readers held the tables for too long.
 
@@ -169,13 +178,16 @@ def rollback(
     place = store.schema(stage)
     with store.locked(f"stage {place}") as conn:
         found = history(store, conn, stage)
+        done = _done_before(found, by)
+        if done is not None:
+            return done
         wanted = found.state(version)
         restored = next(one.version for one, _, state in found.kept if state is wanted)
         scopes = found.located(wanted)
         _refuse_lost(found, restored, sorted(set(wanted.tables) - set(scopes)))
         new = NewState(
             (0 if found.current is None else found.current.version) + 1,
-            f"rollback-to-{restored}-{new_run_id()}",
+            f"{_ROLLBACK}{restored}-{by or new_run_id()}",
             wanted.tables,
             wanted.results,
             {name: scope for name, scope in scopes.items() if scope != place},
@@ -191,6 +203,38 @@ def rollback(
         StageState(new.version, new.tables, tuple(new.results)),
         found.published,
     )
+
+
+def _done_before(found: VersionHistory, by: str) -> Rollback | None:
+    """Tell again what the same one has done, who was killed before he could tell it."""
+    last = next((one for one in found.kept if by and _is_by(one[0], by)), None)
+    if last is not None and found.current is not None:
+        number, now = last[0].version, found.current.version
+        msg = (
+            f"stage {found.stage} was rolled back already, as version {number}, and version {now} "
+            f"was published since; to roll that back, start another rollback"
+        )
+        raise StageError(msg, stage=found.stage, version=number)
+    if found.current is None or not by or not _is_by(found.current, by):
+        return None
+    version, state, before = found.current.version, found.published, StageState()
+    if found.kept:
+        one, _, before = found.kept[0]
+        before = replace(before, version=one.version)
+    changed = (name for name, table in state.tables.items() if table != before.tables.get(name))
+    return Rollback(
+        version,
+        int(found.current.transaction_id.removeprefix(_ROLLBACK).partition("-")[0]),
+        tuple(sorted(changed)),
+        tuple(sorted(set(before.tables) - set(state.tables))),
+        replace(state, version=version),
+        before,
+    )
+
+
+def _is_by(one: Publication, by: str) -> bool:
+    run = one.transaction_id
+    return run.startswith(_ROLLBACK) and run.removeprefix(_ROLLBACK).partition("-")[2] == by
 
 
 def _refuse_lost(found: VersionHistory, version: int, lost: Sequence[str]) -> None:

@@ -25,7 +25,16 @@ from ixflow.dialects.types import split_sql_type
 from ixflow.errors import ValidationError
 from ixflow.values import Column
 
-__all__ = ["UNITS", "PartitionBy", "RowsOfKey", "Slice", "TimeWindow", "inside", "outside"]
+__all__ = [
+    "UNITS",
+    "PartitionBy",
+    "RowsOfKey",
+    "Slice",
+    "TimeWindow",
+    "inside",
+    "on_the_clock",
+    "outside",
+]
 
 UNITS = {"days": 86_400_000_000, "s": 1_000_000, "ms": 1_000, "us": 1}
 """What a number may count since 1970, with its microseconds."""
@@ -213,7 +222,7 @@ def _bound(column: Column, by: PartitionBy, moment: dt.datetime, *, texts: bool)
     if kind not in ("timestamp", "date"):
         reason = "no window of time is exact in it; timestamps, dates and whole numbers can tell"
         raise _refused(column, reason)
-    clock = _on_the_clock(column, by, moment)
+    clock = on_the_clock(column, by, moment)
     if kind == "date" or texts:
         if clock.time() != dt.time(0):
             raise _refused(column, f"a window of it cannot begin or end at {clock}, within a day")
@@ -221,8 +230,13 @@ def _bound(column: Column, by: PartitionBy, moment: dt.datetime, *, texts: bool)
     return clock.isoformat(sep=" ")
 
 
-def _on_the_clock(column: Column, by: PartitionBy, moment: dt.datetime) -> dt.datetime:
-    """Give what the clock of a time zone shows at a moment, unless it shows that twice."""
+def on_the_clock(column: Column, by: PartitionBy, moment: dt.datetime) -> dt.datetime:
+    """Give what the clock of a time zone shows at a moment, unless it shows that twice.
+
+    Raises:
+        ValidationError: it does.
+
+    """
     there = moment if by.zone is None else moment.astimezone(_zone(by.zone))
     clock = there.replace(tzinfo=None, fold=0)
     if there.replace(fold=0).utcoffset() != there.replace(fold=1).utcoffset():

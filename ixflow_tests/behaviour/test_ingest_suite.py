@@ -165,6 +165,47 @@ def test_a_row_generator_that_ends_the_transaction_is_named(engine):
             ingest(conn, table.metadata, lambda _: [(1, None, pairs())])
 
 
+@pytest.mark.parametrize("key", [True, False])
+def test_a_row_generator_that_rolls_back_is_named_and_leaves_the_connection_usable(engine, key):
+    table = people(key=key)
+    with engine.connect() as conn:
+        ingest(conn, table.metadata, lambda _: [(1, None, [(table, ANN)])])
+
+        def pairs():
+            for n in range(200):
+                if n == 150:
+                    conn.rollback()
+                yield table, (n + 10, "x")
+
+        with pytest.raises(IngestError, match="the generator of rows ended the transaction"):
+            ingest(
+                conn,
+                table.metadata,
+                lambda _: [(2, None, pairs())],
+                max_rows_per_table_buffer=20,
+            )
+        assert not conn.in_transaction()
+    assert rows(engine, table) == [ANN]
+
+
+@pytest.mark.parametrize("ending", ["COMMIT", "ROLLBACK"])
+def test_a_row_generator_that_ends_the_transaction_by_sql_loses_no_row_silently(engine, ending):
+    table = people(key=False)
+    with engine.connect() as conn:
+        ingest(conn, table.metadata, lambda _: [(1, None, [(table, ANN)])])
+
+        def pairs():
+            yield table, BOB
+            conn.execute(sa.text(ending))
+            yield table, BOB
+
+        with pytest.raises(IngestError, match="ended the transaction"):
+            ingest(conn, table.metadata, lambda _: [(2, None, pairs())])
+    with engine.connect() as conn:
+        done = ingest(conn, table.metadata, lambda _: [])
+    assert done.high_watermark_before == 1
+
+
 def test_a_watermark_function_that_commits_is_named(engine):
     table = people()
     with engine.connect() as conn:

@@ -28,6 +28,7 @@ from ixflow.pipeline import (
 from ixflow.pipeline.backends import Backends
 from ixflow.pipeline.config_schema import Place
 from ixflow.store import SQLTableStore
+from ixflow.store.versions import rollback
 from ixflow_tests.stages import execute, objects, rows, transactions
 
 
@@ -112,6 +113,19 @@ def test_a_rollback_publishes_the_old_tables_as_a_new_version(store, config):
     assert published(store) == first
     assert stage.rollback(3, config=config).restored == 3
     assert {row["v"] for row in published(store)} == {"a", "v1", "z"}
+
+
+def test_a_rollback_that_is_tried_again_goes_back_once(store, config):
+    for version in (1, 2):
+        flow, stage = shop(version)
+        flow.run(config=config)
+    first = rollback(store, "staging", keep=2, by="nightly-7")
+    assert rollback(store, "staging", keep=2, by="nightly-7") == first
+    assert numbers(stage, config) == [3, 2, 1]
+    assert {row["v"] for row in published(store)} == {"a", "v1", "z"}
+    assert rollback(store, "staging", keep=2, by="7").restored == 2
+    with pytest.raises(StageError, match="already, as version 3, and version 4"):
+        rollback(store, "staging", keep=2, by="nightly-7")
 
 
 def test_after_a_rollback_what_the_old_version_has_is_valid_and_nothing_else(store, config):

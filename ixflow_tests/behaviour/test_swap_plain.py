@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
+from ixflow.dialects import dialect_of
 from ixflow.dialects.postgres.plain import Replaced, all_plain
+from ixflow.errors import ReplacementRefused
+from ixflow_tests.behaviour.swapping import NEW, OLD, execute, make_shop, replace, value
 
 _TABLES = """
     CREATE TABLE old_t (id int PRIMARY KEY, a text UNIQUE, n numeric);
@@ -108,3 +111,34 @@ def test_a_table_that_only_goes_may_have_any_owner_and_grants(fresh_postgres) ->
         conn.exec_driver_sql("CREATE VIEW v AS SELECT id FROM old_t")
         assert not all_plain(conn, gone, keeps_options=True)
         outer.rollback()
+
+
+_KINDS = {
+    "materialized view": "CREATE MATERIALIZED VIEW shop.orders AS SELECT 1 AS id",
+    "relation that is not a table": "CREATE SEQUENCE shop.orders",
+}
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_what_cannot_be_locked_is_refused_by_its_kind(fresh_postgres: sa.Engine, kind: str) -> None:
+    make_shop(fresh_postgres)
+    execute(fresh_postgres, "DROP TABLE shop.orders", _KINDS[kind])
+    with pytest.raises(ReplacementRefused, match=rf"shop\.orders is a {kind}"):
+        replace(fresh_postgres)
+
+
+def test_constraints_keep_their_names_where_nothing_else_is_to_be_kept(
+    fresh_postgres: sa.Engine,
+) -> None:
+    make_shop(fresh_postgres)
+    execute(fresh_postgres, "ALTER TABLE shop.orders ADD PRIMARY KEY (id), ADD UNIQUE (v)")
+    query = """SELECT string_agg(conname, ' ' ORDER BY 1) FROM pg_constraint
+               WHERE conrelid = 'shop.orders'::regclass AND contype IN ('p', 'u')"""
+    for _ in range(2):
+        execute(
+            fresh_postgres,
+            "CREATE TABLE shop._tmp_orders (id bigint PRIMARY KEY, v text UNIQUE)",
+        )
+        with fresh_postgres.begin() as conn:
+            dialect_of(conn).swap(conn, [(NEW, OLD)])
+        assert value(fresh_postgres, query) == "orders_pkey orders_v_key"

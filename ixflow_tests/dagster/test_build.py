@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 import pytest
+import sqlalchemy as sa
 
 import ixflow.dagster as ixd
 from ixflow.errors import DuplicateNameError, FlowError
@@ -54,6 +55,20 @@ def test_flows_and_assets_are_one_definitions(warehouse, instance, execution):
     assert sorted(made(result)) == ["beside", "mart/t", "raw/t"]
     assert [one.passed for one in result.get_asset_check_evaluations()] == [True]
     assert rows(warehouse.engine, "mart.t") == [(1,)]
+
+
+def test_the_table_store_is_the_warehouse_of_assets_without_any_flow(warehouse):
+    table = sa.Table("t", sa.MetaData(), sa.Column("id", sa.Integer), schema="raw")
+
+    @ixd.ingest_asset(metadata=table.metadata)
+    def raw_t(context: dg.AssetExecutionContext, high_watermark: object):
+        del context
+        yield high_watermark, None, [(table, (1,))]
+
+    defs = ixd.build_definitions(raw_t, table_store=warehouse)
+    dg.Definitions.validate_loadable(defs)
+    assert defs.resolve_implicit_global_asset_job_def().execute_in_process().success
+    assert rows(warehouse.engine, "raw.t") == [(1,)]
 
 
 def test_two_flows_with_one_name_or_a_common_stage_are_refused():

@@ -59,6 +59,15 @@ def test_a_partition_replaces_its_own_rows_and_no_others(warehouse, instance):
     assert value(made(result)["st/t"], "ixflow/rows_deleted") == 2
 
 
+@pytest.mark.parametrize("said", [{"partition_expr": "part"}, ixd.stored(partition_expr="part")])
+def test_a_column_alone_means_that_partitions_are_replaced(said, duckdb_warehouse, instance):
+    asset = returning(of_key, partitions_def=STATIC, metadata=said)
+    for key in ("de", "it's", "de"):
+        result = materialize([asset], duckdb_warehouse, instance, partition_key=key)
+        assert counts(result) == {key: 2}
+    assert len(rows(duckdb_warehouse.engine, "(SELECT part FROM st.t) q")) == 4
+
+
 def test_partitions_may_be_added_at_any_time(duckdb_warehouse, instance):
     dynamic = dg.DynamicPartitionsDefinition(name="shops")
     up = parted(of_key, dynamic)

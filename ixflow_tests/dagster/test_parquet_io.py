@@ -274,6 +274,36 @@ def test_missing_partitions_are_named_unless_they_may_be_missing(lake, instance)
     assert len(read(lake, instance, of=STATIC, allow_missing_partitions=True)) == 2
 
 
+def test_an_input_without_partitions_says_so(local, instance):
+    dynamic = dg.DynamicPartitionsDefinition(name="shops")
+    assert "st/t has no partitions" in read(local, instance, of=dynamic)
+
+
+def test_an_hour_that_the_clock_shows_twice_needs_a_zone(local, instance):
+    hours = dg.HourlyPartitionsDefinition("2026-10-25-00:00", timezone="Europe/Berlin")
+    twice = ["2026-10-25-02:00", "2026-10-25-02:00+0100"]
+    moments = [dt.datetime(2026, 10, 25, hour, 30, tzinfo=dt.UTC) for hour in (0, 1)]
+    for key, at in zip(twice, moments, strict=True):
+        zoned = pl.DataFrame({"at": [at]})
+        bare = pl.DataFrame({"at": [at.replace(hour=2, tzinfo=None)]})
+        for frame in (bare, zoned):
+            said = {"partition_expr": "at"}
+            asset = returning(frame, partitions_def=hours, metadata=said)
+            result = materialize([asset], local, instance, partition_key=key)
+            assert result.success == (frame is zoned)
+            if frame is bare:
+                assert "twice when it is set back" in failure(result).description
+
+
+def test_no_rows_without_types_are_a_partition_and_nulls_are_in_none(local, instance):
+    said = {"partitions_def": STATIC, "metadata": {"partition_expr": "part"}}
+    nothing = returning(pl.DataFrame({"part": []}), **said)
+    assert materialize([nothing], local, instance, partition_key="de").success
+    nulls = returning(pl.DataFrame({"part": [None]}), **said)
+    result = materialize([nulls], local, instance, partition_key="de")
+    assert "part = NULL" in failure(result).description
+
+
 def test_a_column_that_only_some_partitions_have_is_null_in_the_others(lake, instance):
     narrow = pa.table({"part": ["de"], "n": pa.array([1], pa.int32())})
     wider = pa.table({"new": [True], "part": ["it's"], "n": [2**40]})
@@ -289,6 +319,51 @@ def test_a_column_that_only_some_partitions_have_is_null_in_the_others(lake, ins
         again = returning(pa.table({"part": ["x"], "n": [other]}), partitions_def=STATIC)
         assert materialize([again], lake, instance, partition_key=KEYS[-1]).success
         assert "types do not go together" in read(lake, instance, **said)
+
+
+MOMENT = dt.datetime(2026, 3, 1)  # noqa: DTZ001 - a moment without zone
+NESTED = pa.struct([("x", pa.int64()), ("y", pa.string())])
+
+
+@pytest.mark.parametrize(
+    ("types", "value", "seen"),
+    [
+        ([pa.timestamp("ms"), pa.timestamp("us")], MOMENT, MOMENT),
+        ([pa.timestamp("us"), pa.timestamp("ns")], MOMENT, MOMENT),
+        ([pa.decimal128(5, 2), pa.decimal128(14, 2)], Decimal("1.25"), Decimal("1.25")),
+        ([pa.struct([("x", pa.int64())]), NESTED], {"x": 1}, {"x": 1, "y": None}),
+    ],
+    ids=["milliseconds", "microseconds", "digits", "fields"],
+)
+def test_partitions_whose_types_grew_are_read_as_the_wider_type(
+    types, value, seen, local, instance
+):
+    for key, type_ in zip(("de", "it's"), types, strict=True):
+        asset = returning(pa.table({"v": pa.array([value], type_)}), partitions_def=STATIC)
+        assert materialize([asset], local, instance, partition_key=key).success
+    for kind in (pl.DataFrame, pl.LazyFrame):
+        found = read(local, instance, kind, of=STATIC, allow_missing_partitions=True)
+        assert [row["v"] for row in found] == [seen, seen]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "kinds"),
+    [
+        (pa.array([Decimal("1.25")]), pa.array([Decimal("1.125")]), [pl.LazyFrame]),
+        (pa.array([2**64 - 1], pa.uint64()), pa.array([-1]), [pa.Table, pl.DataFrame]),
+        (pa.array([5]), pa.array([Decimal("1.25")]), [pa.Table, pl.LazyFrame]),
+    ],
+    ids=["scales", "ranges", "whole and not"],
+)
+def test_values_that_no_type_of_the_files_holds_are_refused_by_name(
+    one, other, kinds, local, instance
+):
+    for key, values in (("de", one), ("it's", other)):
+        asset = returning(pa.table({"v": values}), partitions_def=STATIC)
+        assert materialize([asset], local, instance, partition_key=key).success
+    for kind in kinds:
+        said = read(local, instance, kind, of=STATIC, allow_missing_partitions=True)
+        assert "types do not go together" in said
 
 
 def test_a_partition_without_rows_has_its_columns(lake, instance):

@@ -372,6 +372,20 @@ def test_a_callback_that_fails_leaves_the_partition_as_it_was(warehouse, instanc
     assert rows(warehouse.engine, "raw.orders") == [(1, ONE, "de"), (2, ONE, "fr")]
 
 
+@pytest.mark.parametrize("ending", ["COMMIT", "ROLLBACK"])
+def test_a_callback_that_ends_the_transaction_by_sql_is_no_success(ending, warehouse, instance):
+    orders = Orders()
+    run(orders.asset(), warehouse, instance, "2024-05-01")
+    orders.rows = [(1, ONE, "xx")]
+
+    def end(conn: sa.Connection, table: sa.Table, about: Any) -> None:
+        del table, about
+        conn.execute(sa.text(ending))
+
+    result = run(orders.asset(on_before_visible=end), warehouse, instance, "2024-05-01")
+    assert "must not commit or roll back" in failure(result).description
+
+
 def test_a_range_of_two_dimensions_is_told_partition_by_partition(duckdb_warehouse, instance):
     orders = Orders()
     both = dg.MultiPartitionsDefinition({"day": DAYS, "country": COUNTRIES})

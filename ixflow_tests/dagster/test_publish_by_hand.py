@@ -18,6 +18,7 @@ from ixflow.pipeline.by_hand import Waits, approve_stage
 from ixflow.pipeline.config import ConfigContext
 from ixflow.pipeline.stage_run import run_stage
 from ixflow.store import approval, transaction
+from ixflow.store.approval import reject
 from ixflow.store.waiting import waiting
 from ixflow_tests.dagster.seen import checks, data_version, failure, made, rows, value
 from ixflow_tests.dagster.shop import Shop
@@ -228,6 +229,18 @@ def test_a_rejected_one_is_dropped(warehouse, instance):
     refused = failure(approve(shop, warehouse, instance, transaction=run.run_id))
     assert "was rejected and dropped" in refused.description
     assert Shop(version="1").run(warehouse, instance).success
+
+
+def test_the_same_rejection_tried_again_drops_nothing_else(duckdb_warehouse, instance):
+    for version in ("1", "2"):
+        shop = Shop(version=version)
+        shop.run(duckdb_warehouse, instance, publish="manual")
+    store = duckdb_warehouse.store()
+    newest, older = waiting(store, "st")
+    for _ in range(2):
+        assert reject(store, "st", by="run-1").transaction_id == newest.transaction_id
+        assert [one.schema for one in waiting(store, "st")] == [older.schema]
+    assert approve_stage(shop.stage, store, by="run-1").transaction_id == older.transaction_id
 
 
 def test_what_waits_is_kept_for_its_time_and_then_goes_with_a_word(warehouse, instance, caplog):

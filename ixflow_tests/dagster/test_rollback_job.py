@@ -36,7 +36,11 @@ def version_of(number: int) -> Shop:
 
 
 def rolled_back(
-    shop: Shop, warehouse: ixd.SQLTableStoreResource, instance: dg.DagsterInstance, **config: Any
+    shop: Shop,
+    warehouse: ixd.SQLTableStoreResource,
+    instance: dg.DagsterInstance,
+    run_id: str | None = None,
+    **config: Any,
 ) -> dg.ExecuteInProcessResult:
     """Run the job as a person does from the Launchpad; failures are in the result."""
     job = ixd.rollback_job(shop.stage)
@@ -45,6 +49,7 @@ def rolled_back(
         run_config={"ops": {job.nodes[0].name: {"config": config}}},
         instance=instance,
         raise_on_error=False,
+        run_id=run_id,
     )
 
 
@@ -61,6 +66,28 @@ def test_the_version_before_comes_back_as_it_was(anywhere, instance):
         assert data_version(one) == data_version(first[name])
         assert value(one, "ixflow/rolled_back_to") == 1
         assert value(one, "ixflow/stage_version") == 3
+
+
+def test_a_retry_after_a_kill_does_not_go_back_further(keeping, instance, monkeypatch):
+    for number in (1, 2, 3):
+        shop = version_of(number)
+        shop.run(keeping, instance)
+    run_id = "0b1f8a3e-9d53-4a5e-8c6f-3f1f6c0d2a11"
+
+    def died(*_: Any) -> None:
+        raise OSError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ixflow.dagster.rollback.emit", died)
+        first = rolled_back(shop, keeping, dg.DagsterInstance.ephemeral(), run_id)
+    assert not first.success
+    assert rows(keeping.engine, "st.t1") == [(2,)]
+    result = rolled_back(shop, keeping, instance, run_id)
+    assert rows(keeping.engine, "st.t1") == [(2,)]
+    told = made(result)
+    assert sorted(told) == ["st/t1", "st/t2", "st/t3"]
+    assert {value(one, "ixflow/rolled_back_to") for one in told.values()} == {2}
+    assert {value(one, "ixflow/stage_version") for one in told.values()} == {4}
 
 
 def test_a_version_is_named_by_its_number(keeping, instance):

@@ -199,6 +199,10 @@ class DuckDBDialect(DuckDBChecksums, Dialect):
             columns.append(Column(str(name), str(sql_type), type_, as_text=as_text))
         return tuple(columns)
 
+    def transaction_mark(self, conn: sa.Connection) -> str:
+        """Give its number."""
+        return str(run(conn, "SELECT txid_current()").scalar_one())
+
     def text_is(self, column: Column, text: str) -> str:
         """Compare bytes, behind what statistics of the values may leave out."""
         name, wanted = self.quote(column.name), self.text_literal(text)

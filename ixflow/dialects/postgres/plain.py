@@ -81,6 +81,10 @@ _SOMETHING = (
     f"FROM pg_seclabel WHERE objoid = {_OLD}",
     f"FROM pg_inherits WHERE inhrelid = {_OLD}",
     f"FROM pg_subscription_rel WHERE srrelid = {_OLD}",
+    # The slow way gives constraints of tables that get another name those of the old ones.
+    f"""FROM pg_constraint n WHERE :renamed AND n.conrelid = {_NEW} AND NOT EXISTS (
+        SELECT 1 FROM p JOIN pg_constraint o ON o.conrelid = p.old
+        WHERE p.new = n.conrelid AND o.conname = n.conname)""",
     # Extensions.
     f"""FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = {_BOTH}
       AND d.deptype IN ('x', 'e')""",
@@ -90,15 +94,23 @@ _ALL_PLAIN = sa.text(
 )
 
 
-def all_plain(conn: sa.Connection, tables: Sequence[Replaced], *, keeps_options: bool) -> bool:
+def all_plain(
+    conn: sa.Connection,
+    tables: Sequence[Replaced],
+    *,
+    keeps_options: bool,
+    renamed: bool = False,
+) -> bool:
     """Say whether nothing is lost if these locked tables are dropped for the new ones.
 
     The owners and grants of the new ones are equal already. Without ``keeps_options`` it does not
-    matter whether a table is logged.
+    matter whether a table is logged. ``renamed`` says that new tables have other names than the old
+    ones, and so may their constraints have.
     """
     if not tables:
         return True
     names, old, new = zip(*tables, strict=True)
     shown = json.dumps(list(names), ensure_ascii=False)
     given = {"names": shown, "old": list(old), "new": list(new)}
-    return bool(conn.execute(_ALL_PLAIN, {**given, "keeps_options": keeps_options}).scalar_one())
+    asked = {**given, "keeps_options": keeps_options, "renamed": renamed}
+    return bool(conn.execute(_ALL_PLAIN, asked).scalar_one())

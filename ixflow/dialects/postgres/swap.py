@@ -37,6 +37,7 @@ from ixflow.dialects.postgres.own_parts import (
     take_domains,
 )
 from ixflow.dialects.postgres.plain import Replaced, all_plain
+from ixflow.dialects.postgres.refusals import state_of
 from ixflow.dialects.postgres.views import (
     DependentView,
     break_circles,
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from ixflow.dialects.base import Dialect
 
 __all__ = ["lock_writers", "swap"]
+
+_WRONG_KIND = "42809"
 
 
 def swap(
@@ -88,7 +91,10 @@ def swap(
 
 
 class _CloserLookNeeded(Exception):
-    """Something hangs on an old table; the locks are let go, since views are locked before it."""
+    """Something hangs on an old table, or it is none; the locks are let go.
+
+    Views are locked before their tables.
+    """
 
 
 def _swap_plain(
@@ -108,8 +114,14 @@ def _swap_plain(
         for place in (*places, *drops)
         if (oid := oids[place]) is not None
     ]
-    _lock(dialect, conn, (), [place for place in (*places, *drops) if oids[place] is not None])
-    if not all_plain(conn, old, keeps_options=keeps_options):
+    try:
+        _lock(dialect, conn, (), [place for place in (*places, *drops) if oids[place] is not None])
+    except sa.exc.DBAPIError as error:
+        if state_of(error) != _WRONG_KIND:
+            raise
+        raise _CloserLookNeeded from error
+    renamed = any(new.name != place.name for new, place in moves)
+    if not all_plain(conn, old, keeps_options=keeps_options, renamed=renamed):
         raise _CloserLookNeeded
     gone = [f"DROP TABLE {', '.join(one.name for one in old)}"] if old else []
     _run_all(conn, [*gone, *(one for pair in moves for one in _moving(dialect, *pair))])

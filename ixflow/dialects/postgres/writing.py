@@ -141,6 +141,10 @@ class PostgresWriting(Dialect):
         """Set the transaction's lock_timeout, unless the user has set one."""
         locks.bound_waits(conn, timeout_seconds)
 
+    def transaction_mark(self, conn: sa.Connection) -> str:
+        """Give the moment at which it began: other than its number, it costs nothing to ask for."""
+        return str(run(conn, "SELECT transaction_timestamp()::text").scalar_one())
+
     def staged(self, columns: Sequence[Column]) -> tuple[Column, ...]:
         """Say how rows wait for a merge: as text where COPY cannot write the type."""
         return tuple(
