@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import _thread
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -53,23 +53,27 @@ def apart(work: Callable[[], None], cancel: Callable[[], None]) -> Wait:
     done
     """
     raised: list[BaseException] = []
+    busy = _thread.allocate_lock()
+    busy.acquire()
 
     def watched() -> None:
         try:
             work()
         except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
             raised.append(error)
+        finally:
+            busy.release()
 
-    thread = threading.Thread(target=watched, name="ixflow-later", daemon=True)
     try:
-        thread.start()
+        # `threading.Thread.start` waits until the thread runs, which takes as long as the work.
+        _thread.start_new_thread(watched, ())
     except RuntimeError:  # no thread is to be had
         watched()
 
     def wait() -> None:
         try:
-            if thread.ident is not None:
-                thread.join()
+            with busy:
+                pass
         except BaseException:
             cancel()
             raise

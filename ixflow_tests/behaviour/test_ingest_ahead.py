@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
+import os
+import signal
 import threading
 from typing import Any
 
@@ -130,36 +133,49 @@ def test_a_generator_that_fails_leaves_nothing_and_the_connection_usable(fresh_p
             load(fresh_postgres, table, pairs(), conn)
         assert conn.scalar(sa.text("SELECT to_regclass('app.people')")) is None
         conn.rollback()
-    assert not [thread for thread in threading.enumerate() if thread.name == "ixflow-later"]
 
 
-def test_an_interrupted_wait_cancels_the_work(monkeypatch):
+def test_an_interrupted_wait_cancels_the_work():
     going, cancelled = threading.Event(), threading.Event()
 
-    def interrupted(_: threading.Thread) -> None:
+    def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
     def work() -> None:
         going.wait(60)
 
+    before = signal.signal(signal.SIGUSR1, interrupt)
     wait = apart(work, cancelled.set)
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "join", interrupted)
+    killer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1))
+    killer.start()
+    try:
         with pytest.raises(KeyboardInterrupt):
             wait()
+    finally:
+        killer.join()
+        signal.signal(signal.SIGUSR1, before)
     assert cancelled.is_set()
     going.set()
     wait()
 
 
 def test_work_is_done_at_once_where_no_thread_can_be_had(monkeypatch):
-    def none_left(_: threading.Thread) -> None:
+    def none_left(*_: Any) -> None:
         msg = "can't start new thread"
         raise RuntimeError(msg)
 
     done: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", none_left)
+        patch.setattr(_thread, "start_new_thread", none_left)
         wait = apart(lambda: done.append("done"), lambda: None)
     wait()
     assert done == ["done"]
+
+
+def test_what_the_work_raises_is_raised_by_whoever_waits():
+    def work() -> None:
+        msg = "theirs"
+        raise KeyError(msg)
+
+    with pytest.raises(KeyError, match="theirs"):
+        apart(work, lambda: None)()
