@@ -16,10 +16,12 @@ import pyarrow as pa
 from ixflow.dialects.moments import is_moments
 from ixflow.values import Column
 
-__all__ = ["CHUNK_ROWS", "Piece", "Slices"]
+__all__ = ["CHUNK_ROWS", "PART_ROWS", "Piece", "Slices"]
 
 CHUNK_ROWS = 256
 """How many rows become columns at once."""
+PART_ROWS = 10 * CHUNK_ROWS
+"""How many rows are converted at once where the database works on those before meanwhile."""
 # What is made of a slice at once should stay in the processor's larger cache; a call of numpy or
 # Arrow for fewer rows costs as much as the rows.
 _SLICE_ROWS = 40 * CHUNK_ROWS
@@ -78,8 +80,8 @@ class Slices:
     columns: Sequence[Column]
     convert: Callable[[Sequence[Sequence[Any]], int], pa.RecordBatch]
 
-    def reader(self) -> pa.RecordBatchReader:
-        """Convert from the beginning.
+    def reader(self, rows: int | None = None) -> pa.RecordBatchReader:
+        """Convert from the beginning, at most so many rows at once.
 
         All slices have the same types: moments of which one is a text, and so may be infinite,
         are converted at once.
@@ -88,6 +90,8 @@ class Slices:
         moments = (n for n, column in enumerate(self.columns) if is_moments(column.type))
         if any(_has_text(self.piece, place) for place in moments):
             slices = [self.piece.whole()]
+        elif rows is not None:
+            slices = [part for some in slices for part in _cut(some, rows)]
         first = self.convert(slices[0], 0)
 
         def others() -> Iterator[pa.RecordBatch]:
@@ -98,6 +102,11 @@ class Slices:
 
         batches = itertools.chain([first], others())
         return pa.RecordBatchReader.from_batches(first.schema, batches)
+
+
+def _cut(columns: list[list[Any]], rows: int) -> Iterator[list[list[Any]]]:
+    for start in range(0, len(columns[0]), rows):
+        yield [column[start : start + rows] for column in columns]
 
 
 def _has_text(piece: Piece, place: int) -> bool:

@@ -13,7 +13,7 @@ from ixflow.dialects import dialect_of, run
 from ixflow.dialects.later import Later
 from ixflow.errors import ValueDoesNotFit
 from ixflow.ingestion.nested import flat
-from ixflow.ingestion.pieces import Slices
+from ixflow.ingestion.pieces import PART_ROWS, Slices
 from ixflow.ingestion.proof import Prover
 from ixflow.ingestion.refused_values import with_value
 from ixflow.ingestion.replacement import Replacement
@@ -83,7 +83,10 @@ def append_rows(
 
     """
     table, name = target.table, str(declared.name_of(target.table))
-    reader = data.reader() if isinstance(data, Slices) else as_reader(data)
+    if isinstance(data, Slices):
+        reader = data.reader(PART_ROWS if later is None else None)
+    else:
+        reader = as_reader(data)
     chosen, reader = conform(
         flat(reader, target.columns, table=name),
         target.columns,
